@@ -1,0 +1,50 @@
+//! The runtime seam: spawning and time. Sockets belong to the storages, and everything built on
+//! top (join, abort, timeout, panic capture) is written once in this crate over `futures-util`,
+//! so that behaviour is the same on every runtime.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, Either, select};
+
+/// An async runtime, as the worker needs it. An adapter is chosen by the caller, never detected.
+///
+/// # Implementing
+/// All methods may be called from any thread on which the worker runs. The default `now` and
+/// `spawn_blocking` suit every runtime on the operating system's clock.
+pub trait Runtime: Send + Sync + 'static {
+    /// Starts `task` in the background. It runs until it ends; nobody joins or aborts it.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Completes after `duration` of this runtime's time. It is created and polled on the same
+    /// thread, which may be one that [`spawn_thread`](Self::spawn_thread) started.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Runs `task` on a new thread of its own, together with the timers and sockets it opens
+    /// there: nothing that happens on other threads may delay it. The heartbeat lives there.
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>);
+
+    /// The present time of this runtime. Only differences matter.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Runs blocking code where it cannot hold up async tasks.
+    fn spawn_blocking(&self, task: Box<dyn FnOnce() + Send>) {
+        std::thread::spawn(task);
+    }
+}
+
+/// Runs `future` for at most `limit` of the runtime's time; `None` means that it was dropped
+/// unfinished.
+pub async fn timeout<F: Future>(
+    runtime: &dyn Runtime,
+    limit: Duration,
+    future: F,
+) -> Option<F::Output> {
+    let future = std::pin::pin!(future);
+    match select(future, runtime.sleep(limit)).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(((), _)) => None,
+    }
+}
