@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Code given to `Blocking` panicked.
     Blocking,
+    /// The runtime ended before its worker, or cannot start the worker's threads.
+    Runtime,
 }
 
 impl ErrorKind {
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::Codec => "OBX0009",
             Self::Unsupported => "OBX0010",
             Self::Blocking => "OBX0011",
+            Self::Runtime => "OBX0012",
         }
     }
 
@@ -72,6 +75,9 @@ impl ErrorKind {
             Self::Codec => "make the payload type and the stored bytes agree",
             Self::Unsupported => "use a storage that offers this, or do without it",
             Self::Blocking => "fix the panic; its message is on standard error",
+            Self::Runtime => {
+                "keep the runtime alive until the worker has returned, and leave it threads and file descriptors"
+            }
         }
     }
 }
@@ -135,6 +141,12 @@ impl Error {
     #[must_use]
     pub const fn operation(&self) -> &'static str {
         self.operation
+    }
+
+    /// What is wrong, without the operation, the code and the advice.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// What to do about it, in one line.

@@ -4,14 +4,19 @@
 //! Most users depend on the `outbox` crate, which re-exports this one. Authors of storages and
 //! runtimes depend on this one alone and implement [`Storage`] or [`Runtime`].
 
+#[doc(hidden)]
+pub mod __private;
 mod error;
 mod handler;
 mod lease;
+mod memory;
 mod message;
 mod outcome;
 mod retry;
 mod runtime;
 mod storage;
+mod telemetry;
+mod worker;
 
 pub use error::{BoxError, Error, ErrorKind};
 pub use futures_util::future::BoxFuture;
@@ -23,6 +28,7 @@ pub use handler::{
 pub use lease::{
     DEFAULT_LEASE_TTL, Held, LeaseToken, MAX_LEASE_TTL, MIN_LEASE_TTL, check_lease_ttl,
 };
+pub use memory::{MemoryDeadLetter, MemoryMessage, MemoryStorage};
 pub use message::{
     DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_PAYLOAD_BYTES, Draft, Due, Headers, IntoDraft, JSON,
     MAX_HEADER_BYTES, MAX_NAME_BYTES, Message, MessageId, NewMessage, PRIORITIES, check_name,
@@ -34,6 +40,8 @@ pub use outcome::{
 pub use retry::{CustomPolicy, FailedAttempt, MAX_DELAY, RetryPolicy};
 pub use runtime::{Runtime, timeout};
 pub use storage::{
-    Claim, ClaimRequest, Claimed, DeadLettered, Exchange, QueueLease, Renewal, Renewed, Source,
-    Storage,
+    Cancel, Claim, ClaimRequest, Claimed, DeadLettered, Exchange, QueueLease, Renewal, Renewed,
+    Source, Storage,
 };
+pub use telemetry::{About, Event, Health, LossPhase, Observer, Report, Written, span};
+pub use worker::{PreparedWorker, Worker, WorkerHandle};

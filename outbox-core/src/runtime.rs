@@ -22,7 +22,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Runs `task` on a new thread of its own, together with the timers and sockets it opens
     /// there: nothing that happens on other threads may delay it. The heartbeat lives there.
-    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>);
+    ///
+    /// # Errors
+    /// When the thread or its reactor cannot be started; the worker then does not start either.
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()>;
 
     /// The present time of this runtime. Only differences matter.
     fn now(&self) -> Instant {

@@ -312,3 +312,15 @@ pub struct Exchange {
     /// What `claim` answered.
     pub claim: Result<Claim, Error>,
 }
+
+/// What became of a request to cancel a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cancel {
+    /// The message is deleted and will not run again. A lease that had expired does not protect
+    /// it; its holder's settle changes nothing.
+    Cancelled,
+    /// Somebody holds the message under a lease that has not expired; it is unchanged.
+    Leased,
+    /// There is no live message of this id or key: it was settled, or never existed.
+    NotFound,
+}

@@ -1,0 +1,431 @@
+//! How much to claim, from where, and when. A pure state machine: it is told the time and what
+//! the worker holds, and answers with the next request.
+
+use std::time::{Duration, Instant};
+
+use super::Settings;
+use crate::storage::{Claim, ClaimRequest, QueueLease, Source};
+
+/// Messages that were lost once are claimed in lots of this many, and the next lot only when
+/// the last one has ended: a message that kills its process drags few others along.
+const SUSPECT_LOT: usize = 8;
+/// Most messages of one claim.
+const MAX_CLAIM: usize = 500;
+/// Prefetch covers what ran in this time.
+const PREFETCH_WINDOW: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the worker holds at this moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holding {
+    /// Handlers that run.
+    pub(super) running: usize,
+    /// Messages leased and not started.
+    pub(super) ready: usize,
+    /// Of both, those whose lease was lost before.
+    pub(super) suspects: usize,
+}
+
+pub(super) struct Claiming {
+    queues: Vec<QueueLease>,
+    concurrency: usize,
+    prefetch: usize,
+    poll_interval: Duration,
+    reclaim_interval: Duration,
+    /// There may be pending messages: look as soon as there is room.
+    wanted: bool,
+    next_poll: Instant,
+    next_reclaim: Instant,
+    /// A claim that failed; it may have leased messages, and is asked for again first.
+    unresolved: Option<ClaimRequest>,
+    rate: Rate,
+    rotation: usize,
+}
+
+impl Claiming {
+    pub(super) fn new(queues: Vec<QueueLease>, settings: &Settings, now: Instant) -> Self {
+        let shortest = queues.iter().map(|queue| queue.lease_ttl).min();
+        Self {
+            queues,
+            concurrency: settings.concurrency,
+            prefetch: settings.prefetch,
+            poll_interval: settings.poll_interval,
+            reclaim_interval: shortest.map_or(settings.poll_interval, |ttl| {
+                (ttl / 4).min(settings.poll_interval)
+            }),
+            wanted: true,
+            next_poll: now,
+            next_reclaim: now,
+            unresolved: None,
+            rate: Rate::new(now),
+            rotation: 0,
+        }
+    }
+
+    /// Somebody hinted that there may be pending messages.
+    pub(super) fn woken(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Handlers ended.
+    pub(super) fn finished(&mut self, count: usize, now: Instant) {
+        self.rate.count(count, now);
+    }
+
+    /// The next request, if there is room and reason for one.
+    pub(super) fn plan(&mut self, holding: Holding, now: Instant) -> Option<ClaimRequest> {
+        if let Some(failed) = self.unresolved.take() {
+            return Some(failed.resumed());
+        }
+        let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW));
+        let room = (self.concurrency + prefetch).saturating_sub(holding.running + holding.ready);
+        if room == 0 {
+            return None;
+        }
+        if now >= self.next_reclaim && holding.suspects == 0 {
+            return Some(self.request(room.min(SUSPECT_LOT), Source::Expired));
+        }
+        let stocked = holding.ready > prefetch / 2;
+        if (self.wanted || now >= self.next_poll) && !stocked {
+            return Some(self.request(room.min(MAX_CLAIM), Source::Pending));
+        }
+        None
+    }
+
+    /// Queues take turns at being first, so that a full one does not starve the others.
+    fn request(&mut self, limit: usize, source: Source) -> ClaimRequest {
+        let mut queues = self.queues.clone();
+        if !queues.is_empty() {
+            let first = self.rotation % queues.len();
+            queues.rotate_left(first);
+            self.rotation = self.rotation.wrapping_add(1);
+        }
+        ClaimRequest::new(queues, limit, source)
+    }
+
+    pub(super) fn answered(&mut self, request: &ClaimRequest, claim: &Claim, now: Instant) {
+        let full = claim.messages.len() + claim.dead.len() >= request.limit;
+        match request.source {
+            Source::Expired => {
+                let some = !claim.messages.is_empty() || !claim.dead.is_empty();
+                self.next_reclaim = if some {
+                    now
+                } else {
+                    now + self.reclaim_interval
+                };
+            }
+            Source::Pending => {
+                self.wanted = full;
+                if !full {
+                    let poll = self.poll_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
+                    self.next_poll = now + claim.next_due.map_or(poll, |due| due.min(poll));
+                }
+            }
+        }
+        if let Some(expiry) = claim.next_expiry {
+            self.next_reclaim = self.next_reclaim.min(now + expiry);
+        }
+    }
+
+    /// The request failed, and may have taken effect all the same.
+    pub(super) fn failed(&mut self, request: ClaimRequest) {
+        self.unresolved = Some(request);
+    }
+
+    /// When [`plan`](Self::plan) may answer differently without anything else happening.
+    pub(super) fn next_change(&self, holding: Holding) -> Instant {
+        if holding.suspects == 0 {
+            self.next_poll.min(self.next_reclaim)
+        } else {
+            self.next_poll
+        }
+    }
+}
+
+/// How many handlers end in a given time, over the last second or so.
+struct Rate {
+    since: Instant,
+    count: usize,
+    per_second: f64,
+}
+
+impl Rate {
+    const WINDOW: Duration = Duration::from_millis(50);
+
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            count: 0,
+            per_second: 0.0,
+        }
+    }
+
+    fn count(&mut self, count: usize, now: Instant) {
+        self.count += count;
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= Self::WINDOW || self.per_second == 0.0 {
+            let elapsed = elapsed.max(Duration::from_millis(1)).as_secs_f64();
+            let present = self.count as f64 / elapsed;
+            // Falls as fast as it rises: a handler that became slow must not go on hoarding.
+            self.per_second = (self.per_second + present) / 2.0;
+            self.count = 0;
+            self.since = now;
+        }
+    }
+
+    fn within(&self, window: Duration) -> usize {
+        // Casting a float to usize saturates.
+        (self.per_second * window.as_secs_f64()) as usize
+    }
+}
+
+/// The pause after failed calls: full jitter, doubling from 50 ms to 5 s.
+#[derive(Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn failed(&mut self, now: Instant, random: f64) -> u32 {
+        let longest = FIRST_PAUSE
+            .saturating_mul(1 << self.failures.min(10))
+            .min(LONGEST_PAUSE);
+        // Not below a tenth: a pause of nothing would be no pause.
+        self.until = Some(now + longest.mul_f64(random.clamp(0.1, 1.0)));
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
+
+    /// Returns how many calls had failed in a row.
+    pub(super) fn succeeded(&mut self) -> u32 {
+        self.until = None;
+        std::mem::take(&mut self.failures)
+    }
+
+    /// Until when to wait, if that is not over.
+    pub(super) fn pause(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lease::{Held, LeaseToken};
+    use crate::message::MessageId;
+    use crate::storage::Claimed;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn queue(name: &str) -> QueueLease {
+        QueueLease {
+            queue: Arc::from(name),
+            lease_ttl: SECOND * 30,
+        }
+    }
+
+    fn claiming(concurrency: usize, prefetch: usize, now: Instant) -> Claiming {
+        let settings = Settings {
+            concurrency,
+            prefetch,
+            ..Settings::default()
+        };
+        Claiming::new(vec![queue("a"), queue("b")], &settings, now)
+    }
+
+    fn messages(count: usize) -> Claim {
+        let message = Claimed::new(
+            Held {
+                id: MessageId(1),
+                token: LeaseToken::random(),
+            },
+            Arc::from("a"),
+            Arc::from("k"),
+            Vec::new(),
+        );
+        Claim::new(vec![message; count])
+    }
+
+    /// Answers the first look for expired leases with nothing.
+    fn past_first_reclaim(claiming: &mut Claiming, now: Instant) {
+        let request = claiming.plan(Holding::default(), now).expect("at start");
+        assert_eq!(request.source, Source::Expired);
+        claiming.answered(&request, &Claim::default(), now);
+    }
+
+    #[test]
+    fn a_starting_worker_looks_for_expired_leases_first_and_then_for_pending_messages() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!((request.source, request.limit), (Source::Pending, 10));
+        assert!(!request.resume);
+    }
+
+    #[test]
+    fn a_full_answer_is_followed_by_another_claim_as_soon_as_a_slot_is_free() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        claiming.answered(&request, &messages(10), now);
+        let busy = Holding {
+            running: 10,
+            ..Holding::default()
+        };
+        assert!(claiming.plan(busy, now).is_none(), "no slot is free");
+        let freed = Holding { running: 7, ..busy };
+        let request = claiming.plan(freed, now).expect("three slots are free");
+        assert_eq!((request.source, request.limit), (Source::Pending, 3));
+    }
+
+    #[test]
+    fn after_an_empty_answer_it_waits_for_the_poll_the_next_due_time_or_a_hint() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        let empty = Claim {
+            next_due: Some(Duration::from_millis(120)),
+            ..Claim::default()
+        };
+        claiming.answered(&request, &empty, now);
+        assert!(claiming.plan(Holding::default(), now).is_none());
+        let due = now + Duration::from_millis(120);
+        assert_eq!(claiming.next_change(Holding::default()), due);
+        assert!(claiming.plan(Holding::default(), due).is_some());
+
+        claiming.answered(&request, &Claim::default(), now);
+        let poll = claiming.next_poll - now;
+        assert!(poll >= SECOND.mul_f64(0.8) && poll <= SECOND.mul_f64(1.2));
+        assert!(claiming.plan(Holding::default(), now).is_none());
+        claiming.woken();
+        assert!(claiming.plan(Holding::default(), now).is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_foreign_lease_is_looked_at_when_it_comes() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        let empty = Claim {
+            next_expiry: Some(Duration::from_millis(300)),
+            ..Claim::default()
+        };
+        claiming.answered(&request, &empty, now);
+        let expired = now + Duration::from_millis(300);
+        let request = claiming.plan(Holding::default(), expired).expect("expired");
+        assert_eq!(request.source, Source::Expired);
+    }
+
+    #[test]
+    fn expired_leases_are_looked_for_at_least_every_quarter_lease_even_under_load() {
+        let now = Instant::now();
+        let settings = Settings {
+            poll_interval: SECOND * 60,
+            ..Settings::default()
+        };
+        let mut claiming = Claiming::new(vec![queue("a")], &settings, now);
+        past_first_reclaim(&mut claiming, now);
+        let quarter = now + SECOND * 30 / 4;
+        let request = claiming.plan(Holding::default(), quarter).expect("expired");
+        assert_eq!(request.source, Source::Expired);
+    }
+
+    #[test]
+    fn suspects_come_in_small_lots_and_the_next_lot_waits_for_the_last() {
+        let now = Instant::now();
+        let mut claiming = claiming(100, 0, now);
+        let request = claiming.plan(Holding::default(), now).expect("expired");
+        assert_eq!((request.source, request.limit), (Source::Expired, 8));
+        claiming.answered(&request, &messages(8), now);
+        let suspects = Holding {
+            running: 8,
+            ready: 0,
+            suspects: 1,
+        };
+        let request = claiming.plan(suspects, now).expect("ordinary ones go on");
+        assert_eq!(request.source, Source::Pending);
+        let ended = Holding {
+            suspects: 0,
+            ..suspects
+        };
+        let request = claiming.plan(ended, now).expect("the next lot");
+        assert_eq!(request.source, Source::Expired);
+    }
+
+    #[test]
+    fn a_failed_claim_is_asked_for_again_under_its_token() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        let token = request.token;
+        claiming.failed(request);
+        let again = claiming.plan(Holding::default(), now).expect("again");
+        assert!(again.resume);
+        assert_eq!(again.token, token);
+    }
+
+    #[test]
+    fn prefetch_follows_what_ran_recently() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 100, now);
+        past_first_reclaim(&mut claiming, now);
+        let slow = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(slow.limit, 10, "nothing ran yet, so nothing is prefetched");
+        claiming.answered(&slow, &messages(10), now);
+        for step in 1..=20_u32 {
+            claiming.finished(500, now + Duration::from_millis(50) * step);
+        }
+        let later = now + SECOND;
+        claiming.next_reclaim = later + SECOND;
+        let fast = claiming.plan(Holding::default(), later).expect("pending");
+        assert_eq!(fast.limit, 110, "10,000 per second fill the prefetch");
+        claiming.answered(&fast, &messages(110), later);
+        let stocked = Holding {
+            running: 10,
+            ready: 51,
+            suspects: 0,
+        };
+        assert!(claiming.plan(stocked, later).is_none(), "half is in stock");
+        let low = Holding {
+            ready: 50,
+            ..stocked
+        };
+        assert_eq!(claiming.plan(low, later).expect("low").limit, 50);
+    }
+
+    #[test]
+    fn queues_take_turns_at_being_first() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        let first = claiming.request(1, Source::Pending);
+        let second = claiming.request(1, Source::Pending);
+        assert_ne!(first.queues[0], second.queues[0]);
+        assert_ne!(first.token, second.token);
+    }
+
+    #[test]
+    fn pauses_after_failures_double_to_a_limit_and_end_with_a_success() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.failed(now, 1.0), 1);
+        assert_eq!(backoff.pause(now), Some(now + Duration::from_millis(50)));
+        assert_eq!(backoff.failed(now, 0.5), 2);
+        assert_eq!(backoff.pause(now), Some(now + Duration::from_millis(50)));
+        for _ in 0..40 {
+            backoff.failed(now, 1.0);
+        }
+        assert_eq!(backoff.pause(now), Some(now + SECOND * 5));
+        assert_eq!(backoff.pause(now + SECOND * 5), None);
+        assert_eq!(backoff.succeeded(), 42);
+        assert_eq!(backoff.pause(now), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! One run of one message: the handler's future, its limit, its panics, the loss of its lease
+//! and the end of the worker, reduced to one `Finished`.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{FutureExt, poll_fn};
+use futures_util::task::AtomicWaker;
+use futures_util::{pin_mut, select_biased};
+
+use super::registry::Registration;
+use super::shutdown::Shutdown;
+use crate::handler::Context;
+use crate::lease::Held;
+use crate::outcome::Outcome;
+use crate::runtime::Runtime;
+
+/// How a run ended.
+pub(super) enum RunEnd {
+    Decided(Outcome),
+    Panicked(String),
+    TimedOut(Duration),
+    /// The worker is ending.
+    Cancelled,
+    /// The lease is lost.
+    Lost,
+}
+
+/// A run that ended.
+pub(super) struct Finished {
+    pub(super) held: Held,
+    pub(super) queue: Arc<str>,
+    pub(super) kind: Arc<str>,
+    pub(super) attempt: u16,
+    pub(super) max_attempts: u16,
+    pub(super) age: Duration,
+    pub(super) suspect: bool,
+    pub(super) duration: Duration,
+    pub(super) registration: Arc<Registration>,
+    pub(super) end: RunEnd,
+}
+
+/// Where runs leave their ends for the agent. One reader.
+#[derive(Default)]
+pub(super) struct Inbox {
+    // Guards the ends not yet read; never held over an await.
+    finished: Mutex<Vec<Finished>>,
+    reader: AtomicWaker,
+}
+
+impl Inbox {
+    fn push(&self, finished: Finished) {
+        self.finished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(finished);
+        self.reader.wake();
+    }
+
+    pub(super) fn take(&self) -> Vec<Finished> {
+        std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ready when something can be read.
+    pub(super) fn poll_some(&self, task: &mut TaskContext<'_>) -> Poll<()> {
+        self.reader.register(task.waker());
+        let empty = self
+            .finished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        if empty {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+/// Everything one run needs.
+pub(super) struct Run {
+    pub(super) context: Context,
+    pub(super) registration: Arc<Registration>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) shutdown: Arc<Shutdown>,
+    pub(super) inbox: Arc<Inbox>,
+}
+
+impl Run {
+    /// Runs the handler and leaves its end in the inbox, whatever happens.
+    pub(super) async fn execute(self) {
+        let message = self.context.message();
+        let mut report = ReportEnd {
+            started: self.runtime.now(),
+            runtime: Arc::clone(&self.runtime),
+            inbox: Arc::clone(&self.inbox),
+            finished: Some(Finished {
+                held: message.held(),
+                queue: Arc::clone(&message.queue),
+                kind: Arc::clone(&message.kind),
+                attempt: message.attempt,
+                max_attempts: message.max_attempts,
+                age: message.age,
+                suspect: message.lease_losses > 0,
+                duration: Duration::ZERO,
+                registration: Arc::clone(&self.registration),
+                end: RunEnd::Panicked("a value of the handler panicked when it was dropped".into()),
+            }),
+        };
+        let end = self.supervise().await;
+        if let Some(finished) = &mut report.finished {
+            finished.end = end;
+        }
+    }
+
+    async fn supervise(self) -> RunEnd {
+        let Self {
+            context,
+            registration,
+            runtime,
+            shutdown,
+            ..
+        } = self;
+        let lease = context.lease().clone();
+        let call = registration.call;
+        // The call itself is inside, so that a panic before the first await is caught as well.
+        let handler = AssertUnwindSafe(async move { call(context).await }).catch_unwind();
+        let mut handler = pin!(handler);
+        // Most handlers of small work are ready at once: then nothing needs to be watched.
+        if let Some(ended) = poll_once(handler.as_mut()).await {
+            return decided(ended);
+        }
+        let limit = registration.definition.timeout;
+        let too_long = async {
+            match limit {
+                Some(limit) => {
+                    runtime.sleep(limit).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let (lost, cancelled) = (lease.lost().fuse(), shutdown.cancelled().fuse());
+        let too_long = too_long.fuse();
+        pin_mut!(lost, cancelled, too_long);
+        let mut handler = handler.fuse();
+        select_biased! {
+            ended = handler => decided(ended),
+            () = lost => RunEnd::Lost,
+            () = cancelled => RunEnd::Cancelled,
+            limit = too_long => RunEnd::TimedOut(limit),
+        }
+    }
+}
+
+/// Leaves the end in the inbox when it is dropped, so that no way out of a run, not even a panic
+/// in a destructor, can leave a slot taken and a lease renewed for ever.
+struct ReportEnd {
+    started: Instant,
+    runtime: Arc<dyn Runtime>,
+    inbox: Arc<Inbox>,
+    finished: Option<Finished>,
+}
+
+impl Drop for ReportEnd {
+    fn drop(&mut self) {
+        if let Some(mut finished) = self.finished.take() {
+            finished.duration = self.runtime.now().saturating_duration_since(self.started);
+            self.inbox.push(finished);
+        }
+    }
+}
+
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|task| {
+        Poll::Ready(match future.as_mut().poll(task) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+fn decided(ended: Result<Outcome, Box<dyn std::any::Any + Send>>) -> RunEnd {
+    match ended {
+        Ok(outcome) => RunEnd::Decided(outcome),
+        Err(panic) => RunEnd::Panicked(panic_message(&*panic)),
+    }
+}
+
+/// The text of a panic, if it has one.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "no message".to_owned()
+    }
+}

@@ -1,0 +1,161 @@
+//! The registered handlers: which function runs for a queue and a kind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::error::{Error, ErrorKind};
+use crate::handler::{Context, DataMap, Definition, Handler, Requirements};
+use crate::lease::check_lease_ttl;
+use crate::message::check_name;
+use crate::outcome::Outcome;
+use crate::storage::QueueLease;
+
+/// One registered handler.
+pub(super) struct Registration {
+    pub(super) definition: Definition,
+    pub(super) call: fn(Context) -> BoxFuture<'static, Outcome>,
+    requires: fn(&mut Requirements),
+}
+
+#[derive(Default)]
+pub(super) struct Registry {
+    all: Vec<Arc<Registration>>,
+    // By queue, then kind.
+    by_kind: HashMap<&'static str, HashMap<String, Arc<Registration>>>,
+    duplicates: Vec<String>,
+}
+
+impl Registry {
+    pub(super) fn add<H: Handler>(&mut self) {
+        let registration = Arc::new(Registration {
+            definition: H::definition(),
+            call: H::call,
+            requires: H::requires,
+        });
+        let definition = &registration.definition;
+        let kinds = self.by_kind.entry(definition.queue).or_default();
+        for kind in &definition.kinds {
+            let earlier = kinds.insert(kind.to_string(), Arc::clone(&registration));
+            if let Some(earlier) = earlier {
+                self.duplicates.push(format!(
+                    "kind {kind:?} of queue {:?} is handled by `{}` ({}) and by `{}` ({})",
+                    definition.queue,
+                    earlier.definition.name,
+                    earlier.definition.location,
+                    definition.name,
+                    definition.location,
+                ));
+            }
+        }
+        self.all.push(registration);
+    }
+
+    pub(super) fn find(&self, queue: &str, kind: &str) -> Option<&Arc<Registration>> {
+        self.by_kind.get(queue)?.get(kind)
+    }
+
+    pub(super) fn queue_names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.by_kind.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The queues with their leases. Handlers of one queue share its claim, so the longest lease
+    /// any of them asks for applies.
+    pub(super) fn leases(&self) -> Vec<QueueLease> {
+        let mut longest: BTreeMap<&str, Duration> = BTreeMap::new();
+        for registration in &self.all {
+            let definition = &registration.definition;
+            let lease_ttl = longest.entry(definition.queue).or_default();
+            *lease_ttl = (*lease_ttl).max(definition.lease_ttl);
+        }
+        longest
+            .into_iter()
+            .map(|(queue, lease_ttl)| QueueLease {
+                queue: Arc::from(queue),
+                lease_ttl,
+            })
+            .collect()
+    }
+
+    pub(super) fn check(&self, data: &DataMap) -> Result<(), Error> {
+        if self.all.is_empty() {
+            return Err(
+                Error::new(ErrorKind::InvalidConfig, "run", "no handler is registered")
+                    .with_advice("call .register::<handler>() before the worker runs"),
+            );
+        }
+        if !self.duplicates.is_empty() {
+            return Err(Error::new(
+                ErrorKind::DuplicateHandler,
+                "register",
+                self.duplicates.join("; "),
+            ));
+        }
+        for registration in &self.all {
+            registration.check()?;
+        }
+        self.check_data(data)
+    }
+
+    fn check_data(&self, data: &DataMap) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for registration in &self.all {
+            let mut requirements = Requirements::default();
+            (registration.requires)(&mut requirements);
+            for (of, name) in requirements.iter() {
+                if !data.contains(of) {
+                    missing.push(format!(
+                        "`{}` ({}) asks for Data<{name}>",
+                        registration.definition.name, registration.definition.location
+                    ));
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::MissingData,
+            "register",
+            format!("{}, and the worker has none", missing.join("; ")),
+        ))
+    }
+}
+
+impl Registration {
+    fn check(&self) -> Result<(), Error> {
+        let definition = &self.definition;
+        let refuse = |message: &str| {
+            Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "register",
+                format!("`{}` ({}): {message}", definition.name, definition.location),
+            ))
+        };
+        if let Err(error) = check_name("queue", definition.queue) {
+            return refuse(error.message());
+        }
+        if definition.kinds.is_empty() {
+            return refuse("it handles no kind");
+        }
+        for kind in &definition.kinds {
+            if let Err(error) = check_name("kind", kind) {
+                return refuse(error.message());
+            }
+        }
+        if let Err(error) = check_lease_ttl(definition.lease_ttl) {
+            return refuse(error.message());
+        }
+        if definition.max_attempts == Some(0) {
+            return refuse("max_attempts is 0, and must be at least 1");
+        }
+        if definition.timeout == Some(Duration::ZERO) {
+            return refuse("timeout is zero");
+        }
+        Ok(())
+    }
+}

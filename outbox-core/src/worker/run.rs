@@ -1,0 +1,495 @@
+//! The agent: the one loop that owns a worker's state. Each turn reads what ended, starts what
+//! is ready, and keeps one exchange with the storage in flight; outcomes that come in meanwhile
+//! go with the next one, so that batches grow with the load and no delay is ever added.
+
+mod exchange;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, FutureExt, poll_fn};
+use futures_util::stream::BoxStream;
+
+use self::exchange::Answer;
+use super::claim::{Backoff, Claiming, Holding};
+use super::execute::{Finished, Inbox, Run, RunEnd};
+use super::heartbeat::{Heartbeat, Leases, storage_panic, too_slow};
+use super::registry::Registry;
+use super::settle::{Outgoing, Pending, verdict};
+use super::shutdown::Shutdown;
+use super::{PreparedWorker, Settings};
+use crate::error::{Error, ErrorKind};
+use crate::handler::{Context, DataMap, Lease};
+use crate::lease::Held;
+use crate::outcome::{Settlement, Verdict};
+use crate::runtime::{Runtime, timeout};
+use crate::storage::{Claimed, Storage};
+use crate::telemetry::{About, Event, Health, Report, Telemetry, add};
+
+/// When a worker ends by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    OnShutdown,
+    WhenIdle { horizon: Duration },
+}
+
+/// How long cancelled handlers have to be dropped before the worker leaves them behind.
+const CANCEL_TIME: Duration = Duration::from_secs(1);
+
+pub(super) struct Agent {
+    storage: Arc<dyn Storage>,
+    runtime: Arc<dyn Runtime>,
+    registry: Arc<Registry>,
+    data: Arc<DataMap>,
+    settings: Settings,
+    telemetry: Arc<Telemetry>,
+    shutdown: Arc<Shutdown>,
+    ending: Ending,
+    leases: Arc<Leases>,
+    inbox: Arc<Inbox>,
+    claiming: Claiming,
+    backoff: Backoff,
+    /// Leased and not started.
+    ready: VecDeque<(Claimed, Lease)>,
+    running: usize,
+    suspects: usize,
+    outgoing: Outgoing,
+    exchange: Option<BoxFuture<'static, Answer>>,
+    wake_ups: BoxStream<'static, ()>,
+    phase: Phase,
+    idle: bool,
+}
+
+/// Forward only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Claiming,
+    /// No claims; handlers may go on until then.
+    Draining {
+        until: Instant,
+    },
+    /// Handlers are being dropped.
+    Cancelling {
+        until: Instant,
+    },
+    /// Only outcomes are written.
+    Flushing {
+        until: Instant,
+    },
+}
+
+impl Agent {
+    pub(super) fn new(worker: PreparedWorker, ending: Ending) -> Self {
+        let queues = worker.registry.leases();
+        let names = queues
+            .iter()
+            .map(|queue| Arc::clone(&queue.queue))
+            .collect();
+        let wake_ups = worker.storage.wake_ups(names, Arc::clone(&worker.runtime));
+        let claiming = Claiming::new(queues, &worker.settings, worker.runtime.now());
+        Self {
+            storage: worker.storage,
+            runtime: worker.runtime,
+            registry: worker.registry,
+            data: worker.data,
+            settings: worker.settings,
+            telemetry: worker.telemetry,
+            shutdown: worker.shutdown,
+            ending,
+            leases: Arc::default(),
+            inbox: Arc::default(),
+            claiming,
+            backoff: Backoff::default(),
+            ready: VecDeque::new(),
+            running: 0,
+            suspects: 0,
+            outgoing: Outgoing::default(),
+            exchange: None,
+            wake_ups,
+            phase: Phase::Claiming,
+            idle: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Result<Report, Error> {
+        if self.wait_for_storage().await? {
+            let heartbeat = self.start_heartbeat()?;
+            self.turn_until_drained().await;
+            heartbeat.stop().await;
+        }
+        Ok(self.telemetry.counters.report())
+    }
+
+    /// Asks the storage whether it can be used until it answers. False if a shutdown came first.
+    async fn wait_for_storage(&mut self) -> Result<bool, Error> {
+        loop {
+            if self.shutdown.is_draining() {
+                return Ok(false);
+            }
+            let limit = self.settings.storage_timeout;
+            let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
+            let answer = match timeout(&*self.runtime, limit, call).await {
+                Some(Ok(answer)) => answer,
+                Some(Err(panic)) => Err(storage_panic("check", &*panic)),
+                None => Err(too_slow("check", limit)),
+            };
+            match answer {
+                Ok(()) => {
+                    self.storage_answered();
+                    return Ok(true);
+                }
+                Err(error) if error.is_transient() => {
+                    self.storage_failed(&error);
+                    self.wait_turn().await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn start_heartbeat(&self) -> Result<RunningHeartbeat, Error> {
+        let shortest = self
+            .registry
+            .leases()
+            .into_iter()
+            .map(|queue| queue.lease_ttl)
+            .min();
+        let heartbeat = Heartbeat {
+            leases: Arc::clone(&self.leases),
+            storage: Arc::clone(&self.storage),
+            runtime: Arc::clone(&self.runtime),
+            telemetry: Arc::clone(&self.telemetry),
+            tick: shortest.unwrap_or(crate::lease::DEFAULT_LEASE_TTL) / 3,
+        };
+        let (stop, stopped) = futures_channel::oneshot::channel::<()>();
+        let (sender, ended) = futures_channel::oneshot::channel::<()>();
+        let task = async move {
+            // Stops when told to, and as well when the agent is gone.
+            heartbeat.run(stopped.map(drop)).await;
+            drop(sender);
+        };
+        self.runtime
+            .spawn_thread("outbox-heartbeat", Box::pin(task))
+            .map_err(|source| {
+                Error::new(
+                    ErrorKind::Runtime,
+                    "run",
+                    "the heartbeat's thread cannot be started",
+                )
+                .with_source(source)
+            })?;
+        Ok(RunningHeartbeat { stop, ended })
+    }
+
+    async fn turn_until_drained(&mut self) {
+        loop {
+            let now = self.runtime.now();
+            self.advance_phase(now);
+            self.read_finished(now);
+            self.start_ready();
+            if self.exchange.is_none() {
+                self.begin_exchange(now);
+            }
+            if self.is_over() {
+                return;
+            }
+            self.wait_turn().await;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let done = self.running == 0 && self.outgoing.is_empty() && self.exchange.is_none();
+        match self.phase {
+            Phase::Claiming => false,
+            Phase::Draining { .. } | Phase::Cancelling { .. } => done,
+            Phase::Flushing { until } => {
+                (self.outgoing.is_empty() && self.exchange.is_none()) || self.runtime.now() >= until
+            }
+        }
+    }
+
+    fn advance_phase(&mut self, now: Instant) {
+        if self.phase == Phase::Claiming && (self.shutdown.is_draining() || self.idle) {
+            self.telemetry.set_health(Health::Draining);
+            self.phase = Phase::Draining {
+                until: now + self.settings.grace,
+            };
+            for (message, _) in std::mem::take(&mut self.ready) {
+                self.give_back(&message, Verdict::Release);
+            }
+        }
+        if let Phase::Draining { until } = self.phase
+            && (now >= until || self.shutdown.is_cancelled())
+        {
+            if self.running > 0 && now >= until {
+                tracing::warn!(
+                    running = self.running,
+                    "the time to drain is over; handlers are cancelled"
+                );
+                self.telemetry.tell(&Event::DrainTimedOut {
+                    running: self.running,
+                });
+            }
+            self.shutdown.cancel();
+            self.phase = Phase::Cancelling {
+                until: now + CANCEL_TIME,
+            };
+        }
+        if let Phase::Cancelling { until } = self.phase
+            && now >= until
+        {
+            if self.running > 0 {
+                // They block their threads and cannot be dropped. Their messages are not given
+                // back while the code still runs; they come back when their leases end.
+                let abandoned = self.leases.abandon_running();
+                tracing::warn!(
+                    abandoned,
+                    "handlers did not stop; their leases are left to end"
+                );
+            }
+            self.phase = Phase::Flushing {
+                until: now + self.settings.storage_timeout,
+            };
+        }
+    }
+
+    fn read_finished(&mut self, now: Instant) {
+        let finished = self.inbox.take();
+        if finished.is_empty() {
+            return;
+        }
+        self.claiming.finished(finished.len(), now);
+        for finished in finished {
+            self.running -= 1;
+            self.suspects -= usize::from(finished.suspect);
+            self.decide(finished);
+        }
+    }
+
+    fn decide(&mut self, finished: Finished) {
+        let held = finished.held;
+        match &finished.end {
+            RunEnd::Panicked(_) => add(&self.telemetry.counters.panicked, 1),
+            RunEnd::TimedOut(_) => add(&self.telemetry.counters.timed_out, 1),
+            RunEnd::Decided(_) | RunEnd::Cancelled | RunEnd::Lost => {}
+        }
+        // Without an entry the lease was lost while the handler ran, and that has been told.
+        if !self.leases.begin_settling(held) {
+            return;
+        }
+        let (queue, kind) = (Arc::clone(&finished.queue), Arc::clone(&finished.kind));
+        let (attempt, duration) = (finished.attempt, finished.duration);
+        let registration = Arc::clone(&finished.registration);
+        match verdict(finished, &registration, fastrand::f64()) {
+            Some(verdict) => self.settle(held, verdict, queue, kind, attempt, duration),
+            None => self.leases.end(held),
+        }
+    }
+
+    fn settle(
+        &mut self,
+        held: Held,
+        verdict: Verdict,
+        queue: Arc<str>,
+        kind: Arc<str>,
+        attempt: u16,
+        duration: Duration,
+    ) {
+        let settlement = Settlement {
+            id: held.id,
+            token: held.token,
+            verdict,
+        };
+        self.outgoing
+            .push(Pending::new(settlement, queue, kind, attempt, duration));
+    }
+
+    /// Settles a message that did not run.
+    fn give_back(&mut self, message: &Claimed, verdict: Verdict) {
+        self.suspects -= usize::from(message.lease_losses > 0);
+        if self.leases.begin_settling(message.held()) {
+            let (queue, kind) = (Arc::clone(&message.queue), Arc::clone(&message.kind));
+            self.settle(
+                message.held(),
+                verdict,
+                queue,
+                kind,
+                message.attempt,
+                Duration::ZERO,
+            );
+        }
+    }
+
+    fn start_ready(&mut self) {
+        while self.running < self.settings.concurrency {
+            let Some((message, lease)) = self.ready.pop_front() else {
+                return;
+            };
+            if lease.is_lost() {
+                self.suspects -= usize::from(message.lease_losses > 0);
+                continue;
+            }
+            self.start(message, lease);
+        }
+    }
+
+    fn start(&mut self, mut message: Claimed, lease: Lease) {
+        let Some(registration) = self.registry.find(&message.queue, &message.kind) else {
+            self.give_back_unknown(&message);
+            return;
+        };
+        if let Some(max_attempts) = registration.definition.max_attempts {
+            message.max_attempts = max_attempts;
+        }
+        add(&self.telemetry.counters.started, 1);
+        self.telemetry.tell(&Event::Started(about(&message)));
+        let run = Run {
+            registration: Arc::clone(registration),
+            context: Context::new(
+                message,
+                lease,
+                Arc::clone(&self.data),
+                Arc::clone(&self.runtime),
+            ),
+            runtime: Arc::clone(&self.runtime),
+            shutdown: Arc::clone(&self.shutdown),
+            inbox: Arc::clone(&self.inbox),
+        };
+        self.running += 1;
+        self.runtime.spawn(Box::pin(run.execute()));
+    }
+
+    fn give_back_unknown(&mut self, message: &Claimed) {
+        add(&self.telemetry.counters.unknown_kind, 1);
+        tracing::warn!(id = %message.id, queue = &*message.queue, kind = &*message.kind, "no handler is registered for this kind; given back with a delay");
+        self.telemetry.tell(&Event::UnknownKind(about(message)));
+        let after = self.settings.unknown_kind_delay;
+        self.give_back(message, Verdict::Snooze { after });
+    }
+
+    fn holding(&self) -> Holding {
+        Holding {
+            running: self.running,
+            ready: self.ready.len(),
+            suspects: self.suspects,
+        }
+    }
+
+    /// Waits until a turn can change something.
+    async fn wait_turn(&mut self) {
+        let now = self.runtime.now();
+        let shutdown = Arc::clone(&self.shutdown);
+        let mut shutdown_changed = shutdown.listen();
+        // The level may have changed before the listener was there.
+        match self.phase {
+            Phase::Claiming if shutdown.is_draining() => return,
+            Phase::Draining { .. } if shutdown.is_cancelled() => return,
+            Phase::Claiming
+            | Phase::Draining { .. }
+            | Phase::Cancelling { .. }
+            | Phase::Flushing { .. } => {}
+        }
+        let mut sleep = self
+            .next_change(now)
+            .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
+        let turn = poll_fn(|task| {
+            if let Some(exchange) = &mut self.exchange
+                && let Poll::Ready(answer) = exchange.as_mut().poll(task)
+            {
+                return Poll::Ready(Turn::Answered(Box::new(answer)));
+            }
+            // While an exchange is in flight, an end matters only if something waits for its slot.
+            let some_finished = self.inbox.poll_some(task).is_ready();
+            if some_finished && (self.exchange.is_none() || !self.ready.is_empty()) {
+                return Poll::Ready(Turn::SomeFinished);
+            }
+            if let Poll::Ready(hint) = self.wake_ups.as_mut().poll_next(task) {
+                return Poll::Ready(Turn::Hinted {
+                    more: hint.is_some(),
+                });
+            }
+            if Pin::new(&mut shutdown_changed).poll(task).is_ready() {
+                return Poll::Ready(Turn::TimeOrSignal);
+            }
+            if let Some(sleep) = &mut sleep
+                && sleep.poll_unpin(task).is_ready()
+            {
+                return Poll::Ready(Turn::TimeOrSignal);
+            }
+            Poll::Pending
+        })
+        .await;
+        match turn {
+            Turn::Answered(answer) => {
+                self.exchange = None;
+                self.take_answer(*answer);
+            }
+            // Lets handlers that are ready to run come first, so that their outcomes go together.
+            Turn::SomeFinished => yield_once().await,
+            Turn::Hinted { more } => {
+                self.claiming.woken();
+                if !more {
+                    self.wake_ups = Box::pin(futures_util::stream::pending());
+                }
+            }
+            Turn::TimeOrSignal => {}
+        }
+    }
+
+    /// When something changes by the clock alone.
+    fn next_change(&self, now: Instant) -> Option<Instant> {
+        let pause = self.backoff.pause(now);
+        match self.phase {
+            Phase::Claiming if self.exchange.is_some() => None,
+            Phase::Claiming => pause.or_else(|| {
+                let room = self.running + self.ready.len() < self.settings.concurrency;
+                room.then(|| self.claiming.next_change(self.holding()))
+            }),
+            Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
+                Some(pause.map_or(until, |pause| pause.min(until)))
+            }
+        }
+    }
+}
+
+enum Turn {
+    Answered(Box<Answer>),
+    SomeFinished,
+    Hinted { more: bool },
+    TimeOrSignal,
+}
+
+struct RunningHeartbeat {
+    stop: futures_channel::oneshot::Sender<()>,
+    ended: futures_channel::oneshot::Receiver<()>,
+}
+
+impl RunningHeartbeat {
+    /// Stops it and waits until its connection is closed.
+    async fn stop(self) {
+        drop(self.stop);
+        // The sender is dropped, never used: the error is the signal.
+        let _ = self.ended.await;
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn about(message: &Claimed) -> About<'_> {
+    About::new(message.id, &message.queue, &message.kind, message.attempt)
+}

@@ -1,0 +1,249 @@
+//! The agent's talk with the storage: what goes out with an exchange, and what its answer means
+//! for the messages it spoke of.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::FutureExt;
+
+use super::{Agent, Ending, Phase};
+use crate::error::Error;
+use crate::message::MessageId;
+use crate::outcome::{Settlement, Verdict};
+use crate::runtime::{Runtime, timeout};
+use crate::storage::{Claim, ClaimRequest, Source, Storage};
+use crate::telemetry::{About, Event, Health, LossPhase, Written, add};
+use crate::worker::heartbeat::{lease_lost, storage_panic, too_slow};
+use crate::worker::settle::{Fate, Pending};
+
+/// What an exchange brought back.
+pub(super) struct Answer {
+    request: Option<ClaimRequest>,
+    sent: Instant,
+    settled: Option<Result<Vec<MessageId>, Error>>,
+    claim: Option<Result<Claim, Error>>,
+}
+
+impl Agent {
+    pub(super) fn begin_exchange(&mut self, now: Instant) {
+        if self.backoff.pause(now).is_some() {
+            return;
+        }
+        let request = match self.phase {
+            Phase::Claiming => self.claiming.plan(self.holding(), now),
+            Phase::Draining { .. } | Phase::Cancelling { .. } | Phase::Flushing { .. } => None,
+        };
+        if request.is_none() && !self.outgoing.has_waiting() {
+            return;
+        }
+        let settlements = self.outgoing.ask();
+        add(&self.telemetry.counters.exchanges, 1);
+        let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
+        let limit = self.settings.storage_timeout;
+        self.exchange = Some(Box::pin(converse(
+            storage,
+            runtime,
+            limit,
+            settlements,
+            request,
+        )));
+    }
+
+    pub(super) fn take_answer(&mut self, answer: Answer) {
+        let now = self.runtime.now();
+        let mut failed = None;
+        let settled = answer.settled.is_some();
+        match answer.settled {
+            None => {}
+            Some(Ok(written)) => {
+                for (pending, fate) in self.outgoing.answered(&written) {
+                    self.tell_fate(&pending, fate);
+                }
+            }
+            Some(Err(error)) => {
+                if error.is_transient() {
+                    self.outgoing.failed();
+                } else if let Some(refused) = self.outgoing.refused() {
+                    tracing::error!(id = %refused.settlement.id, error = &error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
+                    self.leases.end(refused.held());
+                }
+                failed = Some(error);
+            }
+        }
+        match (answer.request, answer.claim) {
+            (Some(request), Some(Ok(claim))) => {
+                self.take_claim(&request, claim, answer.sent, now);
+            }
+            (Some(request), Some(Err(error))) => {
+                self.claiming.failed(request);
+                failed = Some(error);
+            }
+            (Some(_), None) | (None, _) => {}
+        }
+        if settled && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
+            // Look again at once: whether that was all is what the run waits for.
+            self.claiming.woken();
+        }
+        match failed {
+            Some(error) => self.storage_failed(&error),
+            None => self.storage_answered(),
+        }
+    }
+
+    fn take_claim(&mut self, request: &ClaimRequest, claim: Claim, sent: Instant, now: Instant) {
+        let count = claim.messages.len();
+        add(&self.telemetry.counters.claimed, count);
+        if request.source == Source::Expired {
+            add(&self.telemetry.counters.reclaimed, count);
+        }
+        self.telemetry.tell(&Event::Claimed {
+            source: request.source,
+            count,
+            limit: request.limit,
+        });
+        for dead in &claim.dead {
+            add(&self.telemetry.counters.dead, 1);
+            tracing::warn!(id = %dead.id, queue = &*dead.queue, kind = &*dead.kind, reason = %dead.reason, "message became a dead letter");
+            self.telemetry.tell(&Event::DeadLettered {
+                message: About::new(dead.id, &dead.queue, &dead.kind, 0),
+                reason: dead.reason,
+            });
+        }
+        self.claiming.answered(request, &claim, now);
+        self.note_idle(request, &claim);
+        let lease_ttl = |queue: &str| {
+            request
+                .queues
+                .iter()
+                .find(|asked| &*asked.queue == queue)
+                .map_or(crate::lease::MIN_LEASE_TTL, |asked| asked.lease_ttl)
+        };
+        let leases = self.leases.add(&claim.messages, lease_ttl, sent);
+        for (message, lease) in claim.messages.into_iter().zip(leases) {
+            self.suspects += usize::from(message.lease_losses > 0);
+            if self.phase != Phase::Claiming || self.shutdown.is_draining() {
+                self.give_back(&message, Verdict::Release);
+            } else if message.lease_losses > 0 {
+                self.ready.push_front((message, lease));
+            } else {
+                self.ready.push_back((message, lease));
+            }
+        }
+    }
+
+    /// A worker that runs until idle ends after a claim that found nothing, while nothing was
+    /// held and nothing is to come.
+    fn note_idle(&mut self, request: &ClaimRequest, claim: &Claim) {
+        let Ending::WhenIdle { horizon } = self.ending else {
+            return;
+        };
+        let far = |time: Option<Duration>| time.is_none_or(|time| time > horizon);
+        self.idle = request.source == Source::Pending
+            && claim.messages.is_empty()
+            && self.holds_nothing()
+            && far(claim.next_due)
+            && claim.next_expiry.is_none();
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.running == 0 && self.ready.is_empty() && self.outgoing.is_empty()
+    }
+
+    fn tell_fate(&mut self, pending: &Pending, fate: Fate) {
+        let counters = &self.telemetry.counters;
+        self.leases.end(pending.held());
+        match fate {
+            Fate::Written => {
+                let written = pending.written();
+                let counter = match written {
+                    Written::Done => &counters.done,
+                    Written::Discarded => &counters.discarded,
+                    Written::Retried(_) => &counters.retried,
+                    Written::Snoozed(_) => &counters.snoozed,
+                    Written::Released => &counters.released,
+                    Written::Dead(_) => &counters.dead,
+                };
+                add(counter, 1);
+                if let Verdict::Dead { reason, error } = &pending.settlement.verdict {
+                    tracing::warn!(id = %pending.settlement.id, queue = &*pending.queue, kind = &*pending.kind, %reason, error, "message became a dead letter");
+                }
+                self.telemetry.tell(&Event::Settled {
+                    message: pending.about(),
+                    written,
+                    duration: pending.duration,
+                });
+            }
+            Fate::Lost => {
+                add(&counters.fenced_writes, 1);
+                lease_lost(&self.telemetry, pending.about(), LossPhase::Settle);
+            }
+            Fate::Unresolved => {
+                add(&counters.unresolved, 1);
+                self.telemetry.tell(&Event::Unresolved(pending.about()));
+            }
+        }
+    }
+
+    pub(super) fn storage_failed(&mut self, error: &Error) {
+        add(&self.telemetry.counters.storage_errors, 1);
+        let failures = self.backoff.failed(self.runtime.now(), fastrand::f64());
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            failures,
+            "the storage failed; the worker goes on"
+        );
+        self.telemetry.set_health(Health::Degraded {
+            failures,
+            error: error.to_string(),
+        });
+        self.telemetry
+            .tell(&Event::StorageFailed { error, failures });
+    }
+
+    pub(super) fn storage_answered(&mut self) {
+        let failures = self.backoff.succeeded();
+        self.telemetry.set_health(Health::Healthy);
+        if failures > 0 {
+            tracing::info!(failures, "the storage answers again");
+            self.telemetry.tell(&Event::StorageRecovered { failures });
+        }
+    }
+}
+
+/// One exchange with the storage: within its time, and with its panics caught.
+async fn converse(
+    storage: Arc<dyn Storage>,
+    runtime: Arc<dyn Runtime>,
+    limit: Duration,
+    settlements: Vec<Settlement>,
+    request: Option<ClaimRequest>,
+) -> Answer {
+    let sent = runtime.now();
+    let settles = !settlements.is_empty();
+    let call = async {
+        match &request {
+            Some(request) => {
+                let answer = storage.exchange(&settlements, request).await;
+                (answer.settled, Some(answer.claim))
+            }
+            None => (storage.settle(&settlements).await, None),
+        }
+    };
+    let call = AssertUnwindSafe(call).catch_unwind();
+    let both = |error: fn(Duration) -> Error| (Err(error(limit)), Some(Err(error(limit))));
+    let (settled, claim) = match timeout(&*runtime, limit, call).await {
+        Some(Ok(answers)) => answers,
+        Some(Err(panic)) => (
+            Err(storage_panic("settle", &*panic)),
+            Some(Err(storage_panic("claim", &*panic))),
+        ),
+        None => both(|limit| too_slow("exchange", limit)),
+    };
+    Answer {
+        sent,
+        settled: settles.then_some(settled),
+        claim: if request.is_some() { claim } else { None },
+        request,
+    }
+}

@@ -1,0 +1,14 @@
+extern crate outbox_core as outbox;
+
+use outbox_macros::job;
+
+#[job]
+async fn welcome(user: u64, name: impl ToString) {
+    drop((user, name));
+}
+
+fn register<H: outbox_core::Handler>() {}
+
+fn main() {
+    register::<welcome>();
+}

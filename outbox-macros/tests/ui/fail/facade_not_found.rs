@@ -1,0 +1,6 @@
+use outbox_macros::job;
+
+#[job]
+async fn welcome(_user: u64) {}
+
+fn main() {}

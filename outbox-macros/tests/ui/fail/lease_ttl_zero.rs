@@ -1,0 +1,13 @@
+extern crate outbox_core as outbox;
+
+use outbox_macros::job;
+
+#[job(lease_ttl_seconds = 0)]
+async fn welcome(_user: u64) {}
+
+fn register<H: outbox_core::Handler>() {}
+
+fn main() {
+    register::<welcome>();
+    let _ = welcome::job(7);
+}

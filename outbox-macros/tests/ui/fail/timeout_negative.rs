@@ -1,0 +1,8 @@
+extern crate outbox_core as outbox;
+
+use outbox_macros::job;
+
+#[job(timeout_seconds = -5)]
+async fn welcome(_user: u64) {}
+
+fn main() {}

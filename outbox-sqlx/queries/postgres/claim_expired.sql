@@ -1,0 +1,92 @@
+-- Leases messages whose lease has expired; those that were lost too often, or on their last
+-- attempt, become dead letters instead.
+--
+-- $1 uuid        token of the new leases
+-- $2 text[]      queues, in the order in which they are served
+-- $3 interval[]  lease time of each queue
+-- $4 bigint      how many messages at most
+-- $5 smallint    the number of losses at which a message is dead
+--
+-- Returns messages, in no order: leased ones with a null reason, dead letters with their reason
+-- and an empty payload.
+-- Locks: the candidates; messages locked by others are skipped, never waited for.
+-- Index: message_lease_idx for the candidates, the primary key for the writes.
+--
+-- A message that was lost before may be what kills its holders: it is taken alone, so that it
+-- cannot take others with it. The writes match by id and not by ctid: a candidate that a renew
+-- changed since the snapshot was locked, and judged, in its new version.
+with candidate as materialized (
+    select expired.*, row_number() over () as place
+    from (
+        select leased.id, leased.lease_expires_at, leased.lease_losses, leased.attempts,
+            leased.max_attempts
+        from unnest($2::text[]) as served (queue)
+        cross join lateral (
+            select l.id, l.lease_expires_at, l.lease_losses, l.attempts, l.max_attempts
+            from {schema}.message as l
+            where l.queue = served.queue
+              and l.acquired_token is not null
+              and l.lease_expires_at <= statement_timestamp()
+            order by l.lease_expires_at, l.id
+            limit $4
+            for update skip locked
+        ) as leased
+        limit $4
+    ) as expired
+),
+chosen as materialized (
+    select c.id, c.lease_expires_at,
+        case
+            when c.lease_losses + 1 >= $5::smallint then 'crashed'
+            when c.attempts >= c.max_attempts then 'lease_expired'
+        end as reason
+    from candidate as c
+    where case
+        when (select first.lease_losses > 0 from candidate as first where first.place = 1)
+            then c.place = 1
+        else c.lease_losses = 0
+    end
+),
+removed as (
+    delete from {schema}.message as m
+    using chosen
+    where m.id = any (array(select id from chosen where reason is not null))
+      and m.id = chosen.id
+    returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers, m.priority, m.key,
+        m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries, m.lease_losses, m.created_at,
+        m.next_attempt_at, m.last_error, chosen.reason
+),
+buried as (
+    insert into {schema}.dead_letter (
+        message_id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
+        attempts, max_attempts, deliveries, lease_losses, created_at, died_at, reason, last_error
+    )
+    select id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
+        attempts, max_attempts, deliveries, lease_losses + 1, created_at, clock_timestamp(), reason,
+        last_error
+    from removed
+    returning message_id, queue, kind, reason
+),
+reclaimed as (
+    update {schema}.message as m
+    set acquired_token   = $1,
+        acquired_at      = clock_timestamp(),
+        lease_expires_at = clock_timestamp() + ($3::interval[])[array_position($2::text[], m.queue)],
+        lease_losses     = m.lease_losses + 1,
+        deliveries       = m.deliveries + 1
+    from chosen
+    where m.id = any (array(select id from chosen where reason is null))
+      and m.id = chosen.id
+    returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers::text as headers,
+        m.priority, m.key, m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries,
+        m.lease_losses, m.created_at, chosen.lease_expires_at as due_at,
+        clock_timestamp() as claimed_at
+)
+select id, queue, kind, payload, content_type, headers, priority, key, group_key, tag, attempts,
+    max_attempts, deliveries, lease_losses, created_at, due_at, claimed_at, null::text as reason
+from reclaimed
+union all
+select message_id, queue, kind, ''::bytea, '', null, 0::smallint, null, null, null, 0::smallint,
+    0::smallint, 0, 0::smallint, statement_timestamp(), statement_timestamp(),
+    statement_timestamp(), reason
+from buried

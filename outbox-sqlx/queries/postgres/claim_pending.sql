@@ -1,0 +1,42 @@
+-- Leases due messages that have no lease, best first.
+--
+-- $1 uuid        token of the new leases
+-- $2 text[]      queues, each repeated for every priority, in the order in which they are served
+-- $3 smallint[]  priority of each entry of $2
+-- $4 interval[]  lease time of each entry of $2
+-- $5 bigint      how many messages at most
+--
+-- Returns the leased messages, in no order.
+-- Locks: the messages it leases; messages locked by others are skipped, never waited for.
+-- Index: message_pending_idx, read in order; no sort at any backlog.
+--
+-- The array is computed once, so that no join order can lease more than the limit. A message that
+-- changes between the snapshot and its lock is locked in its new version, whose ctid this
+-- statement's snapshot does not see: it is left for the next claim, and never leased by mistake.
+update {schema}.message as m
+set acquired_token   = $1,
+    acquired_at      = clock_timestamp(),
+    lease_expires_at = clock_timestamp() + ($4::interval[])[array_position($2::text[], m.queue)],
+    attempts         = m.attempts + 1,
+    deliveries       = m.deliveries + 1
+where m.ctid = any (array(
+    select due.ctid
+    from unnest($2::text[], $3::smallint[]) as level (queue, priority)
+    cross join lateral (
+        select waiting.ctid
+        from {schema}.message as waiting
+        where waiting.queue = level.queue
+          and waiting.priority = level.priority
+          and waiting.acquired_token is null
+          -- Not clock_timestamp(): it is volatile, and would filter every row instead of ending
+          -- the index scan.
+          and waiting.next_attempt_at <= statement_timestamp()
+        order by waiting.next_attempt_at, waiting.id
+        limit $5
+        for update skip locked
+    ) as due
+    limit $5
+))
+returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers::text as headers, m.priority,
+    m.key, m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries, m.lease_losses,
+    m.created_at, m.next_attempt_at as due_at, clock_timestamp() as claimed_at

@@ -1,0 +1,35 @@
+-- Says how long a worker may sleep.
+--
+-- $1 text[]      queues, each repeated for every priority
+-- $2 smallint[]  priority of each entry of $1
+-- $3 text[]      queues, once each
+--
+-- Returns one row: due_in bigint, microseconds until the first message without a lease is due, and
+-- expires_in bigint, microseconds until the first lease ends; null where there is none, negative
+-- where it is past.
+-- Locks: none.
+-- Index: the first entry of message_pending_idx for each queue and priority, and of
+-- message_lease_idx for each queue.
+select
+    (
+        select (extract(epoch from min(first.next_attempt_at) - clock_timestamp()) * 1000000)::bigint
+        from unnest($1::text[], $2::smallint[]) as level (queue, priority)
+        cross join lateral (
+            select m.next_attempt_at
+            from {schema}.message as m
+            where m.queue = level.queue and m.priority = level.priority and m.acquired_token is null
+            order by m.next_attempt_at, m.id
+            limit 1
+        ) as first
+    ) as due_in,
+    (
+        select (extract(epoch from min(first.lease_expires_at) - clock_timestamp()) * 1000000)::bigint
+        from unnest($3::text[]) as served (queue)
+        cross join lateral (
+            select m.lease_expires_at
+            from {schema}.message as m
+            where m.queue = served.queue and m.acquired_token is not null
+            order by m.lease_expires_at, m.id
+            limit 1
+        ) as first
+    ) as expires_in

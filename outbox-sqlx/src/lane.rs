@@ -1,0 +1,166 @@
+//! A lane: one connection of our own, used by one statement at a time. Not a pool, because a lane
+//! must know what it hands out: a connection in an unknown state is closed, never used again.
+
+use async_lock::Mutex;
+use outbox_core::{Error, ErrorKind};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{Connection, PgConnection, Row, SqlStr};
+
+use crate::error::{code_of, is_connection_lost, storage_error};
+
+/// What may happen when a connection that lay idle turns out to be dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// The statement may run twice: repeat it on a new connection.
+    Harmless,
+    /// It must not: probe the connection first, so that the statement is sent to a live one. Costs
+    /// a round trip, for statements that are rare.
+    Never,
+    /// The caller finds out what happened: report it with [`Failed::unknown`].
+    Ask,
+}
+
+/// The rows of a statement.
+pub(crate) struct Answer {
+    pub(crate) rows: Vec<PgRow>,
+    /// The statement was sent twice, and may have taken effect the first time.
+    pub(crate) repeated: bool,
+}
+
+/// Why there are no rows.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    error: Error,
+    /// An idle connection was lost under a statement sent with [`Repeat::Ask`].
+    pub(crate) unknown: bool,
+}
+
+impl Failed {
+    fn new(operation: &'static str, error: sqlx::Error) -> Self {
+        storage_error(operation, error).into()
+    }
+
+    /// The server's error code, if it was the server that answered.
+    pub(crate) fn code(&self) -> Option<&str> {
+        let source = std::error::Error::source(&self.error)?;
+        code_of(source.downcast_ref::<sqlx::Error>()?)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            unknown: false,
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+/// One connection, opened on first use.
+pub(crate) struct Lane {
+    options: PgConnectOptions,
+    standby_check: SqlStr,
+    /// Guards the idle connection, and lets one statement run at a time. A statement takes the
+    /// connection out and puts it back when it is complete: whatever ends it early, a dropped
+    /// future included, closes the connection, and the server rolls back.
+    idle: Mutex<Option<PgConnection>>,
+}
+
+impl Lane {
+    pub(crate) fn new(options: PgConnectOptions, standby_check: SqlStr) -> Self {
+        Self {
+            options,
+            standby_check,
+            idle: Mutex::new(None),
+        }
+    }
+
+    /// Opens the connection, if none is idle.
+    pub(crate) async fn open(&self) -> Result<(), Error> {
+        let mut idle = self.idle.lock().await;
+        if idle.is_none() {
+            *idle = Some(self.connect("connect").await?);
+        }
+        Ok(())
+    }
+
+    /// Runs one statement and reads its rows. `query` makes it, and is called again to repeat it.
+    ///
+    /// # Cancellation
+    /// Dropping the future closes the connection; whether the statement took effect is unknown.
+    pub(crate) async fn fetch<'q, F>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        query: F,
+    ) -> Result<Answer, Failed>
+    where
+        F: Fn() -> Query<'q, Postgres, PgArguments>,
+    {
+        let mut idle = self.idle.lock().await;
+        let mut repeated = false;
+        if let Some(mut connection) = idle.take() {
+            let sent = match repeat {
+                Repeat::Harmless | Repeat::Ask => true,
+                Repeat::Never => connection.ping().await.is_ok(),
+            };
+            if sent {
+                match query().fetch_all(&mut connection).await {
+                    Ok(rows) => {
+                        *idle = Some(connection);
+                        return Ok(Answer {
+                            rows,
+                            repeated: false,
+                        });
+                    }
+                    Err(error) if repeat == Repeat::Harmless && is_connection_lost(&error) => {
+                        tracing::debug!(operation, %error, "an idle connection was lost");
+                        repeated = true;
+                    }
+                    Err(error) => {
+                        let unknown = repeat == Repeat::Ask && is_connection_lost(&error);
+                        let failed = Failed::new(operation, error);
+                        return Err(Failed { unknown, ..failed });
+                    }
+                }
+            }
+        }
+        let mut connection = self.connect(operation).await?;
+        let rows = query()
+            .fetch_all(&mut connection)
+            .await
+            .map_err(|error| Failed::new(operation, error))?;
+        *idle = Some(connection);
+        Ok(Answer { rows, repeated })
+    }
+
+    /// Opens a new connection with this lane's settings and checks that the server accepts writes.
+    pub(crate) async fn connect(&self, operation: &'static str) -> Result<PgConnection, Error> {
+        let mut connection = PgConnection::connect_with(&self.options)
+            .await
+            .map_err(|error| storage_error(operation, error))?;
+        let standby = sqlx::query(self.standby_check.clone())
+            .persistent(false)
+            .fetch_one(&mut connection)
+            .await
+            .and_then(|row| row.try_get::<bool, _>("standby"))
+            .map_err(|error| storage_error(operation, error))?;
+        if standby {
+            // Transient: the address will lead to the new primary once the failover is done.
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                operation,
+                "the server is a standby and accepts no writes",
+            )
+            .with_advice("connect to the primary; during a failover the next call will find it"));
+        }
+        Ok(connection)
+    }
+}

@@ -1,0 +1,274 @@
+//! The storage a worker uses: each verb of the seam as one statement.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use outbox_core::{
+    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed,
+    Runtime, Settlement, Storage,
+};
+use sqlx::Row;
+use sqlx::postgres::{PgConnectOptions, PgRow};
+
+use crate::codec::interval;
+use crate::columns::{Columns, match_written};
+use crate::connect::own_connection;
+use crate::error::storage_error;
+use crate::lane::{Lane, Repeat};
+use crate::producer::{PgOutbox, WakeUps};
+use crate::schema_name::SchemaName;
+use crate::settle::SettleBatch;
+use crate::statements::Statements;
+use crate::{claim, listener, migrate};
+
+/// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
+///
+/// It has connections of its own, two and one more while a worker listens: one for claims and
+/// settles, one for renewals, which must not wait for the former. They are opened on first use and
+/// again when lost, and run single statements in autocommit. It never touches the caller's pool.
+///
+/// # Cancellation
+/// Every method may be dropped at any time. A statement that was under way then has an unknown
+/// outcome, its connection is closed, and the next call opens another.
+///
+/// ```no_run
+/// # async fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use outbox_sqlx::PgStorage;
+///
+/// let storage = PgStorage::connect("postgres://localhost/shop").await?;
+/// storage.migrate().await?;
+/// let outbox = storage.outbox();
+/// # let _ = outbox;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PgStorage {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) schema: SchemaName,
+    pub(crate) statements: Arc<Statements>,
+    pub(crate) options: PgConnectOptions,
+    pub(crate) wake_ups: WakeUps,
+    /// Claims, settles and everything an operator asks.
+    pub(crate) control: Lane,
+    /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
+    renewal: Lane,
+}
+
+/// Settings of a [`PgStorage`].
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until they connect"]
+pub struct PgStorageOptions {
+    schema: Option<String>,
+    wake_ups: WakeUps,
+}
+
+impl PgStorageOptions {
+    /// Sets the database schema; default `outbox`. See [`SchemaName`] for what is allowed.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = Some(name.into());
+        self
+    }
+
+    /// Sets when enqueueing through this storage, and through its [`PgStorage::outbox`], wakes
+    /// workers; default [`WakeUps::InTransaction`]. With [`WakeUps::Off`] workers do not listen.
+    pub fn wake_ups(mut self, wake_ups: WakeUps) -> Self {
+        self.wake_ups = wake_ups;
+        self
+    }
+
+    /// As [`PgStorage::connect`].
+    ///
+    /// # Errors
+    /// As [`PgStorage::connect`], and [`ErrorKind::InvalidConfig`] for the schema's name.
+    pub async fn connect(self, url: &str) -> Result<PgStorage, Error> {
+        let options = url
+            .parse::<PgConnectOptions>()
+            .map_err(|error| storage_error("connect", error))?;
+        self.connect_with(options).await
+    }
+
+    /// As [`PgStorage::connect_with`].
+    ///
+    /// # Errors
+    /// As [`PgStorage::connect`], and [`ErrorKind::InvalidConfig`] for the schema's name.
+    pub async fn connect_with(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
+        let storage = self.prepare(options)?;
+        storage.inner.control.open().await?;
+        Ok(storage)
+    }
+
+    /// Makes the storage without connecting: the first call will.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for the schema's name.
+    pub fn prepare(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
+        let schema = match &self.schema {
+            Some(name) => SchemaName::new(name)?,
+            None => SchemaName::default(),
+        };
+        let statements = Arc::new(Statements::new(&schema));
+        let options = own_connection(options);
+        let lane = || Lane::new(options.clone(), statements.recovery.clone());
+        Ok(PgStorage {
+            inner: Arc::new(Inner {
+                control: lane(),
+                renewal: lane(),
+                schema,
+                statements: statements.clone(),
+                options: options.clone(),
+                wake_ups: self.wake_ups,
+            }),
+        })
+    }
+}
+
+impl PgStorage {
+    /// Connects with the default settings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] for a URL that cannot be read; a transient error while the
+    /// server cannot be reached, or is a standby.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::options().connect(url).await
+    }
+
+    /// Connects with the default settings to what `options` say. Statement timeout, lock timeout,
+    /// isolation and search path of the connections are set by this crate.
+    ///
+    /// # Errors
+    /// A transient error while the server cannot be reached, or is a standby.
+    pub async fn connect_with(options: PgConnectOptions) -> Result<Self, Error> {
+        Self::options().connect_with(options).await
+    }
+
+    /// The default settings, to be changed.
+    pub fn options() -> PgStorageOptions {
+        PgStorageOptions::default()
+    }
+
+    /// A producer for the same schema.
+    #[must_use]
+    pub fn outbox(&self) -> PgOutbox {
+        PgOutbox::of_schema(
+            self.inner.schema.clone(),
+            self.inner.statements.clone(),
+            self.inner.wake_ups,
+        )
+    }
+
+    /// The database schema.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaName {
+        &self.inner.schema
+    }
+}
+
+#[async_trait]
+impl Storage for PgStorage {
+    async fn check(&self) -> Result<(), Error> {
+        migrate::check(self).await
+    }
+
+    async fn enqueue(&self, messages: Vec<NewMessage>) -> Result<Vec<Option<MessageId>>, Error> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = Columns::new(&messages);
+        let sql = &self.inner.statements.enqueue_many;
+        let channel = self.inner.schema.channel();
+        let wake = self.inner.wake_ups != WakeUps::Off;
+        let answer = self
+            .inner
+            .control
+            .fetch("enqueue", Repeat::Never, || {
+                columns.query(sql.clone(), &channel, wake)
+            })
+            .await?;
+        match_written(&messages, &answer.rows)
+            .map_err(|error| storage_error("enqueue", error))
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        claim::claim(&self.inner, request).await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<MessageId>, Error> {
+        if settlements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch = SettleBatch::new(settlements);
+        let sql = &self.inner.statements.settle;
+        let answer = self
+            .inner
+            .control
+            .fetch("settle", Repeat::Harmless, || batch.query(sql.clone()))
+            .await?;
+        if answer.repeated && answer.rows.is_empty() {
+            // The statement is all or nothing, so any row here proves that the first one did
+            // nothing. None can mean that it did everything, or that every lease was lost.
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "settle",
+                "the connection was lost during a settle that may have taken effect",
+            ));
+        }
+        ids(&answer.rows).map_err(|error| storage_error("settle", error))
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
+        if renewals.is_empty() {
+            return Ok(Renewed::default());
+        }
+        let mut sorted = renewals.to_vec();
+        sorted.sort_by_key(|renewal| renewal.held.id);
+        let asked: Vec<i64> = sorted.iter().map(|renewal| renewal.held.id.0).collect();
+        let tokens: Vec<_> = sorted
+            .iter()
+            .map(|renewal| renewal.held.token.as_uuid())
+            .collect();
+        let ttls: Vec<_> = sorted
+            .iter()
+            .map(|renewal| interval(renewal.lease_ttl))
+            .collect();
+        let sql = &self.inner.statements.renew;
+        let answer = self
+            .inner
+            .renewal
+            .fetch("renew", Repeat::Harmless, || {
+                sqlx::query(sql.clone())
+                    .bind(&asked)
+                    .bind(&tokens)
+                    .bind(&ttls)
+            })
+            .await?;
+        let mut renewed = Renewed::default();
+        for row in &answer.rows {
+            let id = id(row).map_err(|error| storage_error("renew", error))?;
+            let holds: bool = row
+                .try_get("renewed")
+                .map_err(|error| storage_error("renew", error))?;
+            if holds {
+                renewed.renewed.push(id);
+            } else {
+                renewed.lost.push(id);
+            }
+        }
+        Ok(renewed)
+    }
+
+    fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
+        listener::wake_ups(&self.inner, queues, runtime)
+    }
+}
+
+fn id(row: &PgRow) -> Result<MessageId, sqlx::Error> {
+    row.try_get("id").map(MessageId)
+}
+
+fn ids(rows: &[PgRow]) -> Result<Vec<MessageId>, sqlx::Error> {
+    rows.iter().map(id).collect()
+}

@@ -1,0 +1,201 @@
+//! A database per test, and a few words the tests share.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use outbox_core::{
+    Claim, ClaimRequest, Draft, MessageId, QueueLease, Settlement, Source, Storage, Verdict,
+};
+use outbox_sqlx::{PgOutbox, PgStorage};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+
+pub(crate) const TTL: Duration = Duration::from_secs(30);
+
+/// A fresh, empty database, dropped at the end of the test.
+pub(crate) struct Database {
+    admin: PgConnectOptions,
+    name: String,
+}
+
+/// Creates a database.
+pub(crate) async fn database() -> Database {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let url = std::env::var("DATABASE_URL")
+        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned());
+    let admin: PgConnectOptions = url.parse().expect("DATABASE_URL is a URL");
+    let name = format!(
+        "sqlxdev_{}_{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
+    let mut connection = admin.connect().await.expect("Postgres answers");
+    execute(
+        &mut connection,
+        &format!("drop database if exists {name} with (force)"),
+    )
+    .await;
+    execute(&mut connection, &format!("create database {name}")).await;
+    Database { admin, name }
+}
+
+impl Database {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.admin.clone().database(&self.name)
+    }
+
+    /// A connection as a caller would have.
+    pub(crate) async fn connect(&self) -> PgConnection {
+        self.options().connect().await.expect("Postgres answers")
+    }
+
+    pub(crate) async fn pool(&self, connections: u32) -> sqlx::PgPool {
+        sqlx::postgres::PgPoolOptions::new()
+            .max_connections(connections)
+            .connect_with(self.options())
+            .await
+            .expect("Postgres answers")
+    }
+
+    /// A storage without the schema.
+    pub(crate) async fn unmigrated(&self) -> PgStorage {
+        PgStorage::connect_with(self.options())
+            .await
+            .expect("Postgres answers")
+    }
+
+    /// A storage with the schema.
+    pub(crate) async fn storage(&self) -> PgStorage {
+        let storage = self.unmigrated().await;
+        storage.migrate().await.expect("the schema is made");
+        storage
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let admin = self.admin.clone();
+        let sql = format!("drop database if exists {} with (force)", self.name);
+        // A thread, because the test's runtime may be blocked here.
+        let dropping = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime can be made")
+                .block_on(async move {
+                    if let Ok(mut connection) = admin.connect().await {
+                        let _ = sqlx::raw_sql(AssertSqlSafe(sql))
+                            .execute(&mut connection)
+                            .await;
+                    }
+                });
+        });
+        let _ = dropping.join();
+    }
+}
+
+pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+pub(crate) async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+pub(crate) async fn texts(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// How many backends wait for a lock in this database.
+pub(crate) async fn waiting(connection: &mut PgConnection) -> i64 {
+    number(
+        connection,
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock'",
+    )
+    .await
+}
+
+/// Returns when exactly `count` backends wait for a lock.
+pub(crate) async fn until_waiting(connection: &mut PgConnection, count: i64) {
+    while waiting(connection).await != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) fn lease(queue: &str) -> QueueLease {
+    QueueLease {
+        queue: Arc::from(queue),
+        lease_ttl: TTL,
+    }
+}
+
+pub(crate) fn pending(queue: &str, limit: usize) -> ClaimRequest {
+    ClaimRequest::new(vec![lease(queue)], limit, Source::Pending)
+}
+
+pub(crate) fn expired(queue: &str, limit: usize) -> ClaimRequest {
+    ClaimRequest::new(vec![lease(queue)], limit, Source::Expired)
+}
+
+pub(crate) fn message(queue: &'static str) -> Draft {
+    Draft::json(queue, "test", &1)
+}
+
+pub(crate) fn ids(claim: &Claim) -> Vec<MessageId> {
+    claim.messages.iter().map(|message| message.id).collect()
+}
+
+/// A settle of everything a claim holds.
+pub(crate) fn settle_all(claim: &Claim, verdict: &Verdict) -> Vec<Settlement> {
+    claim
+        .messages
+        .iter()
+        .map(|message| Settlement {
+            id: message.id,
+            token: message.token,
+            verdict: verdict.clone(),
+        })
+        .collect()
+}
+
+/// Enqueues `count` plain messages.
+pub(crate) async fn fill(connection: &mut PgConnection, queue: &'static str, count: usize) {
+    PgOutbox::new()
+        .enqueue_many(connection, (0..count).map(|_| message(queue)))
+        .await
+        .expect("the messages are written");
+}
+
+/// Makes every lease expired.
+pub(crate) async fn expire(connection: &mut PgConnection) {
+    execute(
+        connection,
+        "update outbox.message set lease_expires_at = now() - interval '1 second'
+         where acquired_token is not null",
+    )
+    .await;
+}
+
+pub(crate) async fn claim(storage: &PgStorage, request: &ClaimRequest) -> Claim {
+    storage.claim(request).await.expect("the claim answers")
+}
+
+pub(crate) async fn close(connection: PgConnection) {
+    connection.close().await.expect("the connection closes");
+}

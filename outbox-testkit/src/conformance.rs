@@ -1,0 +1,158 @@
+//! The rules every storage must keep, each written once as a named property with a stable id, and
+//! the [`conformance_suite!`](crate::conformance_suite) macro that makes a test of each.
+//!
+//! A storage proves itself by implementing [`Subject`] for its test fixture. The properties speak
+//! to the storage through `outbox_core::Storage` only; the hooks of the subject move time and look
+//! at what is stored. No property sleeps, and none depends on the time a call takes as long as it
+//! stays under a minute.
+
+pub mod cancel;
+pub mod claim;
+pub mod dead;
+pub mod dropped;
+pub mod expiry;
+pub mod fence;
+pub mod insert;
+mod properties;
+pub mod renew;
+pub mod settle;
+mod steps;
+pub mod wake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outbox_core::{BoxFuture, Cancel, MessageId, Runtime, Storage};
+
+pub use properties::PROPERTIES;
+
+/// A storage under test: empty when a property gets it, used by no other at the same time, and
+/// with hooks to move its time and look inside.
+///
+/// The hooks panic when they cannot do their work; that fails the test.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// The storage. Every call may return the same one.
+    fn storage(&self) -> Arc<dyn Storage>;
+
+    /// The runtime the property runs on, for [`Storage::wake_ups`] and for limits on waiting.
+    fn runtime(&self) -> Arc<dyn Runtime>;
+
+    /// Ends every lease now, as if its time had passed: moves the end of all leases back by the
+    /// same time, so that they keep their order and the latest ends now or before.
+    async fn expire_leases(&self);
+
+    /// Makes every message due now that waits for a later time, and changes nothing else.
+    async fn make_due(&self);
+
+    /// What is stored of a live message; `None` if there is no such message.
+    async fn state(&self, id: MessageId) -> Option<MessageState>;
+
+    /// All dead letters, in any order.
+    async fn dead_letters(&self) -> Vec<DeadLetterState>;
+
+    /// Cancels a message by id, as an operator or the producer would.
+    async fn cancel(&self, id: MessageId) -> Cancel;
+
+    /// Whether the storage gives hints at all; where it does not, the `WAKE` properties ask only
+    /// that the stream of hints never ends.
+    fn hints(&self) -> bool {
+        true
+    }
+}
+
+/// What is stored of a live message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageState {
+    /// Attempts charged so far, the running one included.
+    pub attempts: u16,
+    /// How often its lease was lost since the last settle.
+    pub lease_losses: u16,
+    /// How often it was claimed.
+    pub deliveries: u32,
+    /// The time left of its lease by the storage's clock: zero if it has expired, `None` if
+    /// nobody holds the message.
+    pub lease_left: Option<Duration>,
+    /// The time until it is due by the storage's clock: zero if it is.
+    pub due_in: Duration,
+    /// The error of its last failed attempt.
+    pub last_error: Option<String>,
+}
+
+impl MessageState {
+    /// Whether somebody holds it, be it under an expired lease.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.lease_left.is_some()
+    }
+}
+
+/// What is stored of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterState {
+    /// The id of the message it was.
+    pub id: MessageId,
+    /// The stored name of the reason, as [`DeadReason::as_str`](outbox_core::DeadReason::as_str)
+    /// gives it.
+    pub reason: String,
+    /// Its content, byte for byte.
+    pub payload: Vec<u8>,
+    /// Its last error, if there was one.
+    pub error: Option<String>,
+}
+
+/// One rule, as data: for reports, and for runs the suite's macro does not offer.
+#[derive(Clone, Copy)]
+pub struct Property {
+    /// Its stable id, such as `FENCE-01`. Never used again for another rule.
+    pub id: &'static str,
+    /// The rule as a sentence: the name of its function and of the test.
+    pub name: &'static str,
+    /// Checks it; panics if it is broken.
+    pub check: for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, ()>,
+}
+
+impl std::fmt::Debug for Property {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.id, self.name)
+    }
+}
+
+/// Makes one `#[test]` of each property of the suite.
+///
+/// The first argument is an expression of a type that implements [`Subject`], evaluated anew for
+/// each test inside an async block, so that it may await. The second is a function that runs a
+/// future to its end, on the runtime that [`Subject::runtime`] returns.
+///
+/// ```
+/// # struct Fixture;
+/// # async fn new_subject() -> Fixture { Fixture }
+/// fn block_on<F: Future>(future: F) -> F::Output {
+///     outbox_testkit::SimRuntime::new(1).block_on(future)
+/// }
+///
+/// outbox_testkit::conformance_suite!(new_subject().await, block_on = block_on);
+/// ```
+#[macro_export]
+macro_rules! conformance_suite {
+    ($subject:expr, block_on = $block_on:path) => {
+        $crate::__each_property! { __conformance_tests [$subject] [$block_on] }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_tests {
+    ([$subject:expr] [$block_on:path] $($id:literal $group:ident :: $name:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                $block_on(async {
+                    let subject = $subject;
+                    $crate::conformance::$group::$name(&subject).await;
+                });
+            }
+        )*
+    };
+}
