@@ -124,7 +124,7 @@ impl Listener {
             let received = timeout(self.runtime.as_ref(), PROBE_EVERY, listener.try_recv()).await;
             match received {
                 Some(Ok(Some(notification))) => {
-                    if self.concerns(notification.payload()) {
+                    if concerns(&self.queues, notification.payload()) {
                         self.hint();
                     }
                 }
@@ -150,13 +150,6 @@ impl Listener {
             Some(Err(error)) => Err(error),
             None => Err(timed_out("probing the listening connection")),
         }
-    }
-
-    /// An empty or unknown payload may be from another program, and hints as well.
-    fn concerns(&self, payload: &str) -> bool {
-        payload.is_empty()
-            || payload.len() > outbox_core::MAX_NAME_BYTES
-            || self.queues.iter().any(|queue| queue.as_ref() == payload)
     }
 
     fn hint(&mut self) {
@@ -202,6 +195,13 @@ impl Outage {
     }
 }
 
+/// Whether a notification is about one of these queues, or says nothing that could tell.
+fn concerns(queues: &[Arc<str>], payload: &str) -> bool {
+    payload.is_empty()
+        || payload.len() > outbox_core::MAX_NAME_BYTES
+        || queues.iter().any(|queue| queue.as_ref() == payload)
+}
+
 fn closed() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(
         std::io::ErrorKind::UnexpectedEof,
@@ -216,6 +216,17 @@ fn timed_out(what: &'static str) -> sqlx::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_served_queues_and_odd_payloads_wake() {
+        let queues = [Arc::from("mail"), Arc::from("sms")];
+        assert!(concerns(&queues, "mail"));
+        assert!(concerns(&queues, "sms"));
+        assert!(!concerns(&queues, "mai"));
+        assert!(!concerns(&queues, "orders"));
+        assert!(concerns(&queues, ""));
+        assert!(concerns(&queues, &"x".repeat(256)));
+    }
 
     #[test]
     fn backoff_doubles_within_its_bounds_and_starts_again() {

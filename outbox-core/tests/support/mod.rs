@@ -84,6 +84,8 @@ pub enum Fault {
     Before,
     /// It takes effect, and its reply is lost.
     After,
+    /// It takes effect, and answers after two seconds.
+    Late,
     /// It never answers, and nothing happened.
     Hang,
     /// It panics.
@@ -138,6 +140,12 @@ async fn apply<T>(
         Fault::After => {
             call.await?;
             Err(unavailable())
+        }
+        Fault::Late => {
+            let answer = call.await;
+            let sim = SimRuntime::current().expect("it runs on the simulated runtime");
+            sim.sleep(SECOND * 2).await;
+            answer
         }
         Fault::Hang => std::future::pending().await,
         Fault::Panic => panic!("planned"),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outbox_core::{
-    Claim, ClaimRequest, Draft, MessageId, QueueLease, Settlement, Source, Storage, Verdict,
+    BoxFuture, Claim, ClaimRequest, Draft, MessageId, QueueLease, Runtime, Settlement, Source,
+    Storage, Verdict,
 };
 use outbox_sqlx::{PgOutbox, PgStorage};
 use sqlx::postgres::PgConnectOptions;
@@ -97,6 +98,52 @@ impl Drop for Database {
                 });
         });
         let _ = dropping.join();
+    }
+}
+
+/// Tokio with every sleep a hundred times shorter, so that seconds of backoff are milliseconds.
+pub(crate) struct FastRuntime;
+
+impl Runtime for FastRuntime {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration / 100))
+    }
+
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(task))?;
+        Ok(())
+    }
+}
+
+/// How many of our own connections the database has.
+pub(crate) async fn own_connections(connection: &mut PgConnection) -> i64 {
+    number(
+        connection,
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and application_name = 'outbox'",
+    )
+    .await
+}
+
+/// Ends every connection of ours and returns when they are gone.
+pub(crate) async fn terminate_own_connections(connection: &mut PgConnection) {
+    execute(
+        connection,
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and application_name = 'outbox'",
+    )
+    .await;
+    while own_connections(connection).await != 0 {
+        tokio::task::yield_now().await;
     }
 }
 

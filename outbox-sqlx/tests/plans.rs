@@ -1,0 +1,267 @@
+//! What the server does with the statements: every one can be prepared, the hot ones are index
+//! scans at any backlog and whatever the statistics say, and no plan leases more than the limit.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use sqlx::{AssertSqlSafe, PgConnection};
+use support::{database, execute, number, texts};
+
+/// The settings of our own connections that choose plans; `connections.rs` checks that they have
+/// them.
+const OUR_SETTINGS: &str =
+    "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off;";
+
+const TOKEN: &str = "'00000000-0000-4000-8000-000000000001'";
+
+fn queries() -> Vec<(String, String)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("queries/postgres");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let sql = std::fs::read_to_string(&path).unwrap();
+            (name, sql.replace("{schema}", "\"outbox\""))
+        })
+        .collect()
+}
+
+async fn prepare_all(connection: &mut PgConnection) {
+    for (name, sql) in queries() {
+        execute(connection, &format!("prepare {name} as {sql}")).await;
+    }
+}
+
+fn array<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    format!("'{{{}}}'", values.join(","))
+}
+
+fn repeated(value: &str, count: usize) -> String {
+    array(std::iter::repeat_n(value, count))
+}
+
+fn claim_pending(queues: &[&str], limit: usize) -> String {
+    let levels = queues
+        .iter()
+        .flat_map(|queue| std::iter::repeat_n(queue, 7));
+    let priorities = queues.iter().flat_map(|_| -3..=3);
+    let ttls = repeated("30s", queues.len() * 7);
+    format!(
+        "execute claim_pending ({TOKEN}, {}, {}, {ttls}, {limit})",
+        array(levels),
+        array(priorities)
+    )
+}
+
+fn claim_expired(limit: usize) -> String {
+    format!("execute claim_expired ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}', {limit}, 3::smallint)")
+}
+
+/// The hot statements with arguments of their usual size.
+fn hot() -> Vec<String> {
+    let token = TOKEN.trim_matches('\'');
+    let levels = array(["rare", "busy"].iter().flat_map(|q| std::iter::repeat_n(q, 7)));
+    let priorities = array((-3..=3).chain(-3..=3));
+    let ids = |from: usize| array(from..from + 100);
+    let tokens = repeated(token, 100);
+    let truths = repeated("true", 100);
+    let words = repeated("x", 100);
+    let delays = repeated("30s", 100);
+    vec![
+        claim_pending(&["rare", "busy"], 100),
+        claim_expired(100),
+        format!("execute recover ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}')"),
+        format!("execute next_due ({levels}, {priorities}, '{{rare,busy}}')"),
+        format!("execute renew ({}, {tokens}, {delays})", ids(1)),
+        format!(
+            "execute settle ({}, {tokens}, {}, {tokens}, {delays}, {truths}, {truths}, {words},
+             {}, {tokens}, {words}, {words})",
+            ids(1),
+            ids(101),
+            ids(201)
+        ),
+    ]
+}
+
+/// 100,000 messages of one insert, so of one due time, nearly all in one queue; a tenth of them
+/// leased and expired.
+async fn fill(connection: &mut PgConnection) {
+    execute(
+        connection,
+        "alter table outbox.message set (autovacuum_enabled = false);
+         insert into outbox.message (queue, kind, payload, content_type)
+         select case when n % 1000 = 0 then 'rare' else 'busy' end, 'k', 'x', 't'
+         from generate_series(1, 100000) as n;
+         update outbox.message set acquired_token = gen_random_uuid(), acquired_at = now(),
+             lease_expires_at = now() - interval '1 second'
+         where id % 10 = 3",
+    )
+    .await;
+}
+
+async fn plan(connection: &mut PgConnection, statement: &str) -> String {
+    texts(connection, &format!("explain (costs off) {statement}"))
+        .await
+        .join("\n")
+}
+
+async fn assert_index_scans(connection: &mut PgConnection, when: &str) {
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        execute(connection, &format!("set plan_cache_mode = {mode}")).await;
+        for statement in hot() {
+            let plan = plan(connection, &statement).await;
+            for bad in ["Sort", "Seq Scan", "Bitmap"] {
+                assert!(!plan.contains(bad), "{when}, {mode}: {statement}\n{plan}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_statement_can_be_prepared() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    prepare_all(&mut ours).await;
+    let prepared = number(&mut ours, "select count(*) from pg_prepared_statements").await;
+    assert!(prepared >= 20, "{prepared}");
+}
+
+#[test]
+fn every_statement_says_what_it_needs_and_takes() {
+    for (name, sql) in queries() {
+        for word in ["-- Returns", "-- Locks: ", "-- Index: "] {
+            assert!(sql.contains(word), "{name}.sql lacks {word:?}");
+        }
+        let parameters = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
+        for number in 1..=parameters {
+            let documented = sql.lines().any(|line| {
+                line.starts_with("--") && line.contains(&format!("${number} "))
+            });
+            assert!(documented, "{name}.sql does not say what ${number} is");
+        }
+    }
+}
+
+#[tokio::test]
+async fn hot_statements_are_index_scans_at_any_backlog() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours).await;
+    execute(&mut ours, OUR_SETTINGS).await;
+    prepare_all(&mut ours).await;
+    assert_index_scans(&mut ours, "never analyzed").await;
+    execute(&mut ours, "vacuum analyze outbox.message").await;
+    assert_index_scans(&mut ours, "analyzed").await;
+}
+
+#[tokio::test]
+async fn a_plan_made_for_an_empty_table_is_a_plan_for_a_full_one() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    execute(&mut ours, "vacuum analyze outbox.message").await;
+    execute(&mut ours, OUR_SETTINGS).await;
+    prepare_all(&mut ours).await;
+    assert_index_scans(&mut ours, "empty").await;
+    // The settles must find messages by id, not walk every lease.
+    let settle = plan(&mut ours, &hot()[5]).await;
+    assert!(!settle.contains("message_lease_idx"), "{settle}");
+    let renew = plan(&mut ours, &hot()[4]).await;
+    assert!(!renew.contains("message_lease_idx"), "{renew}");
+}
+
+#[tokio::test]
+async fn claims_on_default_settings_need_no_sort_once_analyzed() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours).await;
+    execute(&mut ours, "analyze outbox.message").await;
+    prepare_all(&mut ours).await;
+    for statement in hot() {
+        let plan = plan(&mut ours, &statement).await;
+        assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours).await;
+    execute(&mut ours, "vacuum analyze outbox.message").await;
+    execute(&mut ours, OUR_SETTINGS).await;
+    prepare_all(&mut ours).await;
+    let plan = texts(
+        &mut ours,
+        &format!(
+            "explain (analyze, buffers, costs off, timing off, summary off) {}",
+            claim_pending(&["busy"], 10)
+        ),
+    )
+    .await
+    .join("\n");
+    let scan = plan
+        .split("Index Scan using message_pending_idx")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{plan}"));
+    assert!(!scan.contains("Rows Removed"), "{plan}");
+    let hits: u32 = scan
+        .split("Buffers: shared hit=")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("{plan}"));
+    assert!(hits < 100, "{plan}");
+}
+
+#[tokio::test]
+async fn no_forced_plan_leases_more_than_the_limit() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    execute(
+        &mut ours,
+        "insert into outbox.message (queue, kind, payload, content_type)
+         select case when n % 2 = 0 then 'rare' else 'busy' end, 'k', 'x', 't'
+         from generate_series(1, 400) as n;
+         update outbox.message set acquired_token = gen_random_uuid(), acquired_at = now(),
+             lease_expires_at = now() - interval '1 second'
+         where id % 2 = 0 and id > 200 or id % 4 = 1",
+    )
+    .await;
+    prepare_all(&mut ours).await;
+    let switches = [
+        "hashjoin", "mergejoin", "nestloop", "material", "memoize", "hashagg", "sort",
+        "indexscan", "indexonlyscan", "bitmapscan", "tidscan", "seqscan",
+    ];
+    let mut all_off = vec![switches.to_vec()];
+    all_off.extend(switches.iter().map(|switch| vec![*switch]));
+    let leased = format!("select count(*) from outbox.message where acquired_token = {TOKEN}");
+    for off in all_off {
+        for claim in [claim_pending(&["rare", "busy"], 3), claim_expired(3)] {
+            execute(&mut ours, "begin").await;
+            for switch in &off {
+                execute(&mut ours, &format!("set local enable_{switch} = off")).await;
+            }
+            let rows = sqlx::raw_sql(AssertSqlSafe(claim.clone()))
+                .fetch_all(&mut ours)
+                .await
+                .unwrap();
+            assert_eq!(rows.len(), 3, "{claim} without {off:?}");
+            assert_eq!(number(&mut ours, &leased).await, 3, "{claim} without {off:?}");
+            execute(&mut ours, "rollback").await;
+        }
+    }
+}
