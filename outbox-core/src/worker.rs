@@ -115,21 +115,22 @@ impl Worker {
     }
 
     /// How long running handlers may go on after the shutdown began: 25 seconds by default. Then
-    /// they are cancelled and their messages given back.
+    /// they are cancelled and their messages given back. At most 24 hours.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
     }
 
-    /// How long one call to the storage may take: 10 seconds by default, at least 10 ms. A call
-    /// that took longer is given up and repeated.
+    /// How long one call to the storage may take: 10 seconds by default, from 10 ms to 1 hour. A
+    /// call that took longer is given up and repeated.
     pub fn storage_timeout(mut self, storage_timeout: Duration) -> Self {
         self.settings.storage_timeout = storage_timeout;
         self
     }
 
     /// After what time a message of a kind nobody here understands is offered again: 30 seconds
-    /// by default. No attempt is charged; in a rolling deploy a newer worker takes it.
+    /// by default, from 1 second to 24 hours. No attempt is charged; in a rolling deploy a newer
+    /// worker takes it.
     pub fn unknown_kind_delay(mut self, unknown_kind_delay: Duration) -> Self {
         self.settings.unknown_kind_delay = unknown_kind_delay;
         self
@@ -333,18 +334,33 @@ fn check_settings(settings: &Settings) -> Result<(), Error> {
     if settings.concurrency == 0 {
         return refuse("concurrency is 0; at least one handler must be able to run".to_owned());
     }
-    let poll = Duration::from_millis(10)..=Duration::from_secs(3600);
-    if !poll.contains(&settings.poll_interval) {
-        return refuse(format!(
-            "poll_interval is {:?}, and must be from 10 ms to 1 hour",
-            settings.poll_interval
-        ));
-    }
-    if settings.storage_timeout < Duration::from_millis(10) {
-        return refuse(format!(
-            "storage_timeout is {:?}, and must be at least 10 ms",
-            settings.storage_timeout
-        ));
+    let hour = Duration::from_secs(3600);
+    for (name, value, least, most) in [
+        (
+            "poll_interval",
+            settings.poll_interval,
+            Duration::from_millis(10),
+            hour,
+        ),
+        ("grace", settings.grace, Duration::ZERO, hour * 24),
+        (
+            "storage_timeout",
+            settings.storage_timeout,
+            Duration::from_millis(10),
+            hour,
+        ),
+        (
+            "unknown_kind_delay",
+            settings.unknown_kind_delay,
+            Duration::from_secs(1),
+            hour * 24,
+        ),
+    ] {
+        if !(least..=most).contains(&value) {
+            return refuse(format!(
+                "{name} is {value:?}, and must be from {least:?} to {most:?}"
+            ));
+        }
     }
     Ok(())
 }

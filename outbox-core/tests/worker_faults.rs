@@ -221,3 +221,43 @@ fn events_about_a_message_come_after_the_write_and_not_before() {
     rig.run(worker);
     assert_eq!(order.all(), ["0 left"]);
 }
+
+#[test]
+fn a_renewal_that_crosses_the_settle_of_its_message_is_no_lost_lease() {
+    let rig = Rig::new();
+    rig.enqueue(draft(0));
+    // Written at 9 s and answered at 11 s; the heartbeat asks at 10 s and finds no message.
+    plan(&rig.storage.settles, [Fault::Late]);
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |_| {
+        use outbox_core::Runtime;
+        let sim = sim.clone();
+        async move {
+            sim.sleep(SECOND * 9).await;
+            Outcome::Done
+        }
+    });
+    let report = rig.run(worker);
+    assert_eq!(report.renewals, 1);
+    assert_eq!((report.done, report.lease_lost), (1, 0));
+}
+
+#[test]
+fn an_outcome_is_still_written_after_an_outage_longer_than_the_lease() {
+    let rig = Rig::new();
+    rig.enqueue(draft(0));
+    plan(&rig.storage.settles, [Fault::Before; 30]);
+    plan(&rig.storage.claims, [Fault::None, Fault::None]);
+    plan(&rig.storage.claims, [Fault::Before; 30]);
+    plan(&rig.storage.renews, [Fault::Before; 100]);
+    let recovered = Log::default();
+    let (log, sim) = (recovered.clone(), rig.sim.clone());
+    let worker = done(&rig).observe(move |event| {
+        if let outbox_core::Event::StorageRecovered { .. } = event {
+            log.add(format!("{:?}", sim.elapsed() > SECOND * 30));
+        }
+    });
+    let report = rig.run(worker);
+    assert_eq!(recovered.all(), ["true"], "the lease was over by then");
+    assert_eq!((report.started, report.done, report.lease_lost), (1, 1, 0));
+}

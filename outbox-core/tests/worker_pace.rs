@@ -174,8 +174,8 @@ fn without_hints_a_message_waits_for_the_poll_and_no_longer() {
 fn an_idle_worker_asks_the_storage_only_as_often_as_it_says() {
     let rig = Rig::new();
     let report = rig.run_for(rig.worker(|_| async { Outcome::Done }), SECOND * 100);
-    // A poll every 0.8 to 1.2 s, a look for expired leases every second, and nothing to renew.
-    assert!((160..=230).contains(&report.exchanges), "{report:?}");
+    // A poll every 0.8 to 1.2 s, a look for expired leases every 7.5 s, and nothing to renew.
+    assert!((95..=140).contains(&report.exchanges), "{report:?}");
     assert_eq!(report.renewals, 0);
 }
 
@@ -276,6 +276,11 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (worker().poll_interval(Duration::ZERO), "poll_interval"),
         (worker().poll_interval(HOUR * 2), "poll_interval"),
         (worker().storage_timeout(Duration::ZERO), "storage_timeout"),
+        (worker().grace(Duration::MAX), "grace"),
+        (
+            worker().unknown_kind_delay(Duration::ZERO),
+            "unknown_kind_delay",
+        ),
         (rig.bare_worker(), "no handler"),
     ] {
         let error = refused.prepare().expect_err("it must be refused");

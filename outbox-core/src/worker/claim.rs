@@ -32,6 +32,7 @@ pub(super) struct Claiming {
     concurrency: usize,
     prefetch: usize,
     poll_interval: Duration,
+    /// A quarter of the shortest lease: how often expired leases are looked for at least.
     reclaim_interval: Duration,
     /// There may be pending messages: look as soon as there is room.
     wanted: bool,
@@ -51,9 +52,7 @@ impl Claiming {
             concurrency: settings.concurrency,
             prefetch: settings.prefetch,
             poll_interval: settings.poll_interval,
-            reclaim_interval: shortest.map_or(settings.poll_interval, |ttl| {
-                (ttl / 4).min(settings.poll_interval)
-            }),
+            reclaim_interval: shortest.map_or(settings.poll_interval, |ttl| ttl / 4),
             wanted: true,
             next_poll: now,
             next_reclaim: now,
@@ -79,7 +78,10 @@ impl Claiming {
             return Some(failed.resumed());
         }
         let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW));
-        let room = (self.concurrency + prefetch).saturating_sub(holding.running + holding.ready);
+        let room = self
+            .concurrency
+            .saturating_add(prefetch)
+            .saturating_sub(holding.running + holding.ready);
         if room == 0 {
             return None;
         }
@@ -109,17 +111,17 @@ impl Claiming {
         match request.source {
             Source::Expired => {
                 let some = !claim.messages.is_empty() || !claim.dead.is_empty();
-                self.next_reclaim = if some {
-                    now
-                } else {
-                    now + self.reclaim_interval
-                };
+                // Under load no claim tells when the next lease ends: look with every poll.
+                let pause = self.reclaim_interval.min(self.poll_interval);
+                self.next_reclaim = if some { now } else { now + pause };
             }
             Source::Pending => {
                 self.wanted = full;
                 if !full {
                     let poll = self.poll_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
                     self.next_poll = now + claim.next_due.map_or(poll, |due| due.min(poll));
+                    // A lease that ends sooner would have been named below.
+                    self.next_reclaim = now + self.reclaim_interval;
                 }
             }
         }
@@ -325,17 +327,25 @@ mod tests {
     }
 
     #[test]
-    fn expired_leases_are_looked_for_at_least_every_quarter_lease_even_under_load() {
+    fn expired_leases_are_looked_for_every_quarter_lease_and_under_load_with_every_poll() {
         let now = Instant::now();
-        let settings = Settings {
-            poll_interval: SECOND * 60,
-            ..Settings::default()
-        };
-        let mut claiming = Claiming::new(vec![queue("a")], &settings, now);
-        past_first_reclaim(&mut claiming, now);
         let quarter = now + SECOND * 30 / 4;
-        let request = claiming.plan(Holding::default(), quarter).expect("expired");
-        assert_eq!(request.source, Source::Expired);
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        claiming.answered(&request, &messages(10), now);
+        let next = claiming
+            .plan(Holding::default(), now + SECOND)
+            .expect("expired");
+        assert_eq!(next.source, Source::Expired, "with the poll, under load");
+
+        claiming.answered(&request, &Claim::default(), now);
+        assert_eq!(
+            claiming.next_reclaim, quarter,
+            "no lease is held by anybody"
+        );
+        let next = claiming.plan(Holding::default(), quarter).expect("expired");
+        assert_eq!(next.source, Source::Expired);
     }
 
     #[test]

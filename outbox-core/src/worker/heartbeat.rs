@@ -223,7 +223,9 @@ impl Heartbeat {
         };
         match answer {
             Ok(answer) => {
-                self.give_up(self.leases.apply(&asked, &answer, sent));
+                let lost = self.leases.apply(&asked, &answer, sent);
+                add(&self.telemetry.counters.fenced_writes, lost.len());
+                self.give_up(lost);
                 true
             }
             Err(error) => {
