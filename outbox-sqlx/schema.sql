@@ -1,8 +1,6 @@
 -- Migration 1: messages, dead letters and the schema's version.
 --
--- Runs as one implicit transaction (a single simple-protocol batch), under an advisory lock on the
--- schema's name. Workers of older builds: there are none. "outbox" is the quoted schema name,
--- outbox the same name inside a string literal.
+-- Applied in one transaction. Workers of older builds: there are none before this version.
 
 -- "create schema if not exists" asks for CREATE on the database even where the schema exists;
 -- a schema prepared by an administrator must do.

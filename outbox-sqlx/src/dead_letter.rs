@@ -236,6 +236,8 @@ impl PgStorage {
             .map(|row| row.try_get::<i64, _>("purged"))
             .transpose()
             .map_err(|error| storage_error("purge", error))?;
-        Ok(purged.and_then(|purged| u64::try_from(purged).ok()).unwrap_or(0))
+        Ok(purged
+            .and_then(|purged| u64::try_from(purged).ok())
+            .unwrap_or(0))
     }
 }

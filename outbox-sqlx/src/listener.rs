@@ -234,7 +234,10 @@ mod tests {
         for most in [1, 2, 4, 8, 16, 30, 30] {
             let most = Duration::from_secs(most);
             let backoff = outage.next_backoff();
-            assert!(backoff <= most && backoff >= most / 2, "{backoff:?} of {most:?}");
+            assert!(
+                backoff <= most && backoff >= most / 2,
+                "{backoff:?} of {most:?}"
+            );
         }
         outage.forget_backoff();
         assert!(outage.next_backoff() <= Duration::from_secs(1));

@@ -1,14 +1,14 @@
 //! The producer: writes messages where the caller writes, and nowhere else. It holds no
 //! connection, so it cannot write outside the caller's transaction.
 
+use std::fmt;
 use std::sync::Arc;
 
 use outbox_core::{
-    Cancel, DEFAULT_MAX_PAYLOAD_BYTES, Due, Error, IntoDraft, MessageId, NewMessage,
-    check_name,
+    Cancel, DEFAULT_MAX_PAYLOAD_BYTES, Due, Error, IntoDraft, MessageId, NewMessage, check_name,
 };
-use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::PgRow;
+use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row};
 
 use crate::codec::{Timestamp, headers_json, interval};
@@ -93,12 +93,22 @@ impl Enqueued {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PgOutbox {
     schema: SchemaName,
     statements: Arc<Statements>,
     wake_ups: WakeUps,
     max_payload_bytes: usize,
+}
+
+impl fmt::Debug for PgOutbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgOutbox")
+            .field("schema", &self.schema)
+            .field("wake_ups", &self.wake_ups)
+            .field("max_payload_bytes", &self.max_payload_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for PgOutbox {
@@ -216,11 +226,7 @@ impl PgOutbox {
             let columns = Columns::new(chunk);
             let channel = self.schema.channel();
             let rows = columns
-                .query(
-                    self.statements.enqueue_many.clone(),
-                    &channel,
-                    self.wakes(),
-                )
+                .query(self.statements.enqueue_many.clone(), &channel, self.wakes())
                 .fetch_all(&mut *conn)
                 .await
                 .map_err(|error| storage_error("enqueue", error))?;

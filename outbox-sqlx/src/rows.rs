@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use outbox_core::{
-    Claimed, DeadLettered, DeadReason, Held, LeaseToken, MessageId, QueueLease,
-};
+use outbox_core::{Claimed, DeadLettered, DeadReason, Held, LeaseToken, MessageId, QueueLease};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 

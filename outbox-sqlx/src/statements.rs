@@ -8,7 +8,6 @@ use crate::schema_name::SchemaName;
 macro_rules! statements {
     ($($name:ident = $file:literal;)*) => {
         /// The statements of one schema.
-        #[derive(Debug)]
         pub(crate) struct Statements {
             $(pub(crate) $name: SqlStr,)*
         }

@@ -1,5 +1,6 @@
 //! The storage a worker uses: each verb of the seam as one statement.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -56,6 +57,16 @@ pub(crate) struct Inner {
     pub(crate) control: Lane,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
+}
+
+impl fmt::Debug for PgStorage {
+    /// The connection options are left out: they hold the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStorage")
+            .field("schema", &self.inner.schema)
+            .field("wake_ups", &self.inner.wake_ups)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Settings of a [`PgStorage`].
@@ -188,8 +199,7 @@ impl Storage for PgStorage {
                 columns.query(sql.clone(), &channel, wake)
             })
             .await?;
-        match_written(&messages, &answer.rows)
-            .map_err(|error| storage_error("enqueue", error))
+        match_written(&messages, &answer.rows).map_err(|error| storage_error("enqueue", error))
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {

@@ -124,10 +124,22 @@ fn read(
         ))
     };
     Ok(Live {
-        columns: columns.iter().map(column).collect::<Result<_, sqlx::Error>>()?,
-        indexes: indexes.iter().map(index).collect::<Result<_, sqlx::Error>>()?,
-        checks: checks.iter().map(check).collect::<Result<_, sqlx::Error>>()?,
-        options: options.iter().map(option).collect::<Result<_, sqlx::Error>>()?,
+        columns: columns
+            .iter()
+            .map(column)
+            .collect::<Result<_, sqlx::Error>>()?,
+        indexes: indexes
+            .iter()
+            .map(index)
+            .collect::<Result<_, sqlx::Error>>()?,
+        checks: checks
+            .iter()
+            .map(check)
+            .collect::<Result<_, sqlx::Error>>()?,
+        options: options
+            .iter()
+            .map(option)
+            .collect::<Result<_, sqlx::Error>>()?,
     })
 }
 
@@ -262,7 +274,11 @@ fn compare_index(live: &Live, index: &Index, found: &mut Vec<String>) {
             there.name,
             if there.unique { "unique " } else { "" },
             there.keys,
-            if there.predicate.is_some() { " where " } else { "" },
+            if there.predicate.is_some() {
+                " where "
+            } else {
+                ""
+            },
             there.predicate.as_deref().unwrap_or_default()
         );
     }

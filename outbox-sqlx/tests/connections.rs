@@ -9,7 +9,7 @@ use outbox_core::{ErrorKind, Renewal, Storage, Verdict};
 use outbox_sqlx::{DeadLetterQuery, PgStorage};
 use support::{
     claim, database, execute, fill, ids, message, number, own_connections, pending, settle_all,
-    terminate_own_connections, texts, until_waiting,
+    terminate_own_connections, texts, until_own_connections, until_waiting,
 };
 
 /// Records the settings under which each statement on messages runs.
@@ -36,7 +36,7 @@ async fn settings_of_the_role_do_not_matter() {
     execute(
         &mut ours,
         &format!(
-            "create role {role} superuser login;
+            "create role {role} superuser login password 'role';
              alter role {role} set statement_timeout = '50ms';
              alter role {role} set lock_timeout = '10ms';
              alter role {role} set default_transaction_isolation = 'serializable';
@@ -45,7 +45,7 @@ async fn settings_of_the_role_do_not_matter() {
         ),
     )
     .await;
-    let storage = PgStorage::connect_with(database.options().username(&role))
+    let storage = PgStorage::connect_with(database.options().username(&role).password("role"))
         .await
         .unwrap();
     storage.migrate().await.unwrap();
@@ -88,6 +88,8 @@ async fn a_storage_uses_two_connections_and_names_them() {
     let database = database().await;
     let storage = database.storage().await;
     let mut ours = database.connect().await;
+    // The one that migrated is closed.
+    until_own_connections(&mut ours, 1).await;
     fill(&mut ours, "q", 40).await;
     let requests: Vec<_> = (0..4).map(|_| pending("q", 10)).collect();
     let [a, b, c, d] = &requests[..] else {
@@ -146,7 +148,10 @@ async fn every_call_survives_the_end_of_its_idle_connection() {
         .purge_dead_letters(None, Duration::ZERO)
         .await
         .unwrap();
-    assert_eq!(number(&mut ours, "select count(*) from outbox.message").await, 3);
+    assert_eq!(
+        number(&mut ours, "select count(*) from outbox.message").await,
+        3
+    );
 }
 
 #[tokio::test]
@@ -250,10 +255,54 @@ async fn an_unreachable_server_is_transient_and_a_wrong_url_is_not() {
         .unwrap()
         .port();
     let url = format!("postgres://nobody@127.0.0.1:{port}/nothing");
-    let error = PgStorage::connect(&url).await.err().unwrap();
+    let error = PgStorage::connect(&url).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
-    let error = PgStorage::connect("not a url").await.err().unwrap();
+    let error = PgStorage::connect("not a url").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     let prepared = PgStorage::options().prepare(url.parse().unwrap()).unwrap();
     assert!(prepared.check().await.unwrap_err().is_transient());
+}
+
+#[test]
+fn renewals_go_on_when_the_thread_they_ran_on_is_gone() {
+    // Each of these runtimes is a heartbeat thread of its own: its sockets end with it.
+    let on_a_thread_of_its_own = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let runtime = on_a_thread_of_its_own();
+    let (database, storage, claimed) = runtime.block_on(async {
+        let database = database().await;
+        let storage = database.storage().await;
+        fill(&mut database.connect().await, "q", 1).await;
+        let claimed = claim(&storage, &pending("q", 1)).await;
+        (database, storage, claimed)
+    });
+    let renewals = [Renewal {
+        held: claimed.messages[0].held(),
+        lease_ttl: Duration::from_secs(60),
+    }];
+    for _ in 0..3 {
+        let storage = storage.clone();
+        std::thread::spawn(move || {
+            let renewed = on_a_thread_of_its_own().block_on(storage.renew(&renewals));
+            // Busy where the server is still at the statement of the thread that is gone.
+            assert_eq!(renewed.unwrap().lost, []);
+        })
+        .join()
+        .unwrap();
+    }
+    drop(runtime);
+    // The control connection's runtime is gone as well.
+    on_a_thread_of_its_own().block_on(async {
+        storage.check().await.unwrap();
+        let longer = "select count(*) from outbox.message
+            where lease_expires_at > now() + interval '40 seconds'";
+        assert_eq!(number(&mut database.connect().await, longer).await, 1);
+        let settlements = settle_all(&claimed, &Verdict::Done);
+        assert_eq!(storage.settle(&settlements).await.unwrap(), ids(&claimed));
+    });
+    drop(database);
 }

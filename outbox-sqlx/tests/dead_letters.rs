@@ -117,8 +117,23 @@ async fn only_old_ones_of_the_queue_are_purged() {
     .await;
     dead(&storage, &mut ours, "a", None).await;
     let hour = Duration::from_secs(3600);
-    assert_eq!(storage.purge_dead_letters(Some("a"), hour).await.unwrap(), 1);
+    assert_eq!(
+        storage.purge_dead_letters(Some("a"), hour).await.unwrap(),
+        1
+    );
     assert_eq!(storage.purge_dead_letters(None, hour).await.unwrap(), 1);
-    assert_eq!(storage.purge_dead_letters(None, Duration::MAX).await.unwrap(), 0);
-    assert_eq!(storage.purge_dead_letters(None, Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(
+        storage
+            .purge_dead_letters(None, Duration::MAX)
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        storage
+            .purge_dead_letters(None, Duration::ZERO)
+            .await
+            .unwrap(),
+        1
+    );
 }

@@ -282,7 +282,10 @@ async fn cancelling_refuses_what_is_held_and_says_what_it_found() {
     let storage = database.storage().await;
     let outbox = PgOutbox::new();
     let mut ours = database.connect().await;
-    let id = enqueue(&mut ours, message("q").key("k")).await.id().unwrap();
+    let id = enqueue(&mut ours, message("q").key("k"))
+        .await
+        .id()
+        .unwrap();
     assert_eq!(
         outbox.cancel(&mut ours, MessageId(id.0 + 1)).await.unwrap(),
         Cancel::NotFound
@@ -292,10 +295,7 @@ async fn cancelling_refuses_what_is_held_and_says_what_it_found() {
         Cancel::NotFound
     );
     claim(&storage, &pending("q", 1)).await;
-    assert_eq!(
-        outbox.cancel(&mut ours, id).await.unwrap(),
-        Cancel::Leased
-    );
+    assert_eq!(outbox.cancel(&mut ours, id).await.unwrap(), Cancel::Leased);
     assert_eq!(
         outbox.cancel_key(&mut ours, "q", "k").await.unwrap(),
         Cancel::Leased
@@ -305,7 +305,10 @@ async fn cancelling_refuses_what_is_held_and_says_what_it_found() {
         outbox.cancel_key(&mut ours, "q", "k").await.unwrap(),
         Cancel::Cancelled
     );
-    let id = enqueue(&mut ours, message("q").key("k")).await.id().unwrap();
+    let id = enqueue(&mut ours, message("q").key("k"))
+        .await
+        .id()
+        .unwrap();
     assert_eq!(
         outbox.cancel(&mut ours, id).await.unwrap(),
         Cancel::Cancelled
@@ -325,10 +328,7 @@ async fn a_cancel_is_undone_with_its_transaction() {
     let mut ours = database.connect().await;
     let id = enqueue(&mut ours, message("q")).await.id().unwrap();
     let mut tx = ours.begin().await.unwrap();
-    assert_eq!(
-        outbox.cancel(&mut tx, id).await.unwrap(),
-        Cancel::Cancelled
-    );
+    assert_eq!(outbox.cancel(&mut tx, id).await.unwrap(), Cancel::Cancelled);
     tx.rollback().await.unwrap();
     assert_eq!(number(&mut ours, COUNT).await, 1);
 }
@@ -363,7 +363,9 @@ async fn the_database_refuses_what_others_write_wrongly() {
         ("max_attempts", "0"),
     ] {
         let sql = format!("{insert}, {columns}) values ('q', 'k', '', 't', {values})");
-        let refused = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut ours).await;
+        let refused = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .execute(&mut ours)
+            .await;
         let code = refused.unwrap_err().into_database_error().unwrap();
         assert_eq!(code.code().unwrap(), "23514", "{columns}");
     }
@@ -383,5 +385,8 @@ async fn an_unmigrated_database_is_named_as_such() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unmigrated);
-    assert!(error.to_string().contains("PgStorage::migrate()"), "{error}");
+    assert!(
+        error.to_string().contains("PgStorage::migrate()"),
+        "{error}"
+    );
 }

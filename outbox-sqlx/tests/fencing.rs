@@ -87,7 +87,12 @@ async fn concurrent_claims_never_share_a_message() {
     while total < 400 {
         let (left, right) = (pending("q", 10), pending("q", 10));
         let (left, right) = tokio::join!(a.claim(&left), b.claim(&right));
-        for message in left.unwrap().messages.iter().chain(&right.unwrap().messages) {
+        for message in left
+            .unwrap()
+            .messages
+            .iter()
+            .chain(&right.unwrap().messages)
+        {
             assert!(seen.insert(message.id), "{} was claimed twice", message.id);
             total += 1;
         }
@@ -155,7 +160,10 @@ async fn a_renewal_waits_for_nobody() {
     lock(&mut other, claimed.messages[1].id).await;
     let answer = storage.renew(&renewals(&claimed)).await.unwrap();
     let free = [claimed.messages[0].id, claimed.messages[2].id];
-    assert_eq!((answer.renewed.as_slice(), answer.lost), (&free[..], vec![]));
+    assert_eq!(
+        (answer.renewed.as_slice(), answer.lost),
+        (&free[..], vec![])
+    );
     execute(&mut other, "rollback").await;
     let answer = storage.renew(&renewals(&claimed)).await.unwrap();
     assert_eq!(answer.renewed.len(), 3);

@@ -11,8 +11,7 @@ use support::{database, execute, number, texts};
 
 /// The settings of our own connections that choose plans; `connections.rs` checks that they have
 /// them.
-const OUR_SETTINGS: &str =
-    "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off;";
+const OUR_SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off;";
 
 const TOKEN: &str = "'00000000-0000-4000-8000-000000000001'";
 
@@ -68,7 +67,11 @@ fn claim_expired(limit: usize) -> String {
 /// The hot statements with arguments of their usual size.
 fn hot() -> Vec<String> {
     let token = TOKEN.trim_matches('\'');
-    let levels = array(["rare", "busy"].iter().flat_map(|q| std::iter::repeat_n(q, 7)));
+    let levels = array(
+        ["rare", "busy"]
+            .iter()
+            .flat_map(|q| std::iter::repeat_n(q, 7)),
+    );
     let priorities = array((-3..=3).chain(-3..=3));
     let ids = |from: usize| array(from..from + 100);
     let tokens = repeated(token, 100);
@@ -143,9 +146,9 @@ fn every_statement_says_what_it_needs_and_takes() {
         }
         let parameters = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
         for number in 1..=parameters {
-            let documented = sql.lines().any(|line| {
-                line.starts_with("--") && line.contains(&format!("${number} "))
-            });
+            let documented = sql
+                .lines()
+                .any(|line| line.starts_with("--") && line.contains(&format!("${number} ")));
             assert!(documented, "{name}.sql does not say what ${number} is");
         }
     }
@@ -190,7 +193,10 @@ async fn claims_on_default_settings_need_no_sort_once_analyzed() {
     prepare_all(&mut ours).await;
     for statement in hot() {
         let plan = plan(&mut ours, &statement).await;
-        assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "{plan}");
+        assert!(
+            !plan.contains("Sort") && !plan.contains("Seq Scan"),
+            "{plan}"
+        );
     }
 }
 
@@ -243,8 +249,18 @@ async fn no_forced_plan_leases_more_than_the_limit() {
     .await;
     prepare_all(&mut ours).await;
     let switches = [
-        "hashjoin", "mergejoin", "nestloop", "material", "memoize", "hashagg", "sort",
-        "indexscan", "indexonlyscan", "bitmapscan", "tidscan", "seqscan",
+        "hashjoin",
+        "mergejoin",
+        "nestloop",
+        "material",
+        "memoize",
+        "hashagg",
+        "sort",
+        "indexscan",
+        "indexonlyscan",
+        "bitmapscan",
+        "tidscan",
+        "seqscan",
     ];
     let mut all_off = vec![switches.to_vec()];
     all_off.extend(switches.iter().map(|switch| vec![*switch]));
@@ -260,7 +276,11 @@ async fn no_forced_plan_leases_more_than_the_limit() {
                 .await
                 .unwrap();
             assert_eq!(rows.len(), 3, "{claim} without {off:?}");
-            assert_eq!(number(&mut ours, &leased).await, 3, "{claim} without {off:?}");
+            assert_eq!(
+                number(&mut ours, &leased).await,
+                3,
+                "{claim} without {off:?}"
+            );
             execute(&mut ours, "rollback").await;
         }
     }

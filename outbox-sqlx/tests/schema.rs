@@ -85,10 +85,12 @@ async fn a_role_that_may_not_create_schemas_uses_a_prepared_one() {
     let mut ours = database.connect().await;
     execute(
         &mut ours,
-        &format!("create role {role} login; create schema outbox authorization {role}"),
+        &format!(
+            "create role {role} login password 'role'; create schema outbox authorization {role}"
+        ),
     )
     .await;
-    let storage = PgStorage::connect_with(database.options().username(&role))
+    let storage = PgStorage::connect_with(database.options().username(&role).password("role"))
         .await
         .unwrap();
     storage.migrate().await.unwrap();
@@ -111,14 +113,20 @@ async fn an_absent_schema_is_unmigrated_and_names_the_remedy() {
         storage.claim(&pending("q", 1)).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unmigrated);
-        assert!(error.to_string().contains("PgStorage::migrate()"), "{error}");
+        assert!(
+            error.to_string().contains("PgStorage::migrate()"),
+            "{error}"
+        );
     }
     let mut ours = database.connect().await;
     storage.migrate().await.unwrap();
     execute(&mut ours, "delete from outbox.schema_version").await;
     let error = storage.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unmigrated);
-    assert!(error.to_string().contains("PgStorage::migrate()"), "{error}");
+    assert!(
+        error.to_string().contains("PgStorage::migrate()"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -163,8 +171,7 @@ async fn hostile_schema_names_are_refused_everywhere() {
         .schema(hostile)
         .connect("postgres://nowhere.invalid/x")
         .await
-        .err()
-        .unwrap();
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
 }
 
@@ -296,7 +303,10 @@ async fn all_differences_are_named_at_once() {
     )
     .await;
     let text = storage.verify_schema().await.unwrap_err().to_string();
-    assert!(text.contains("message.tag") && text.contains("lease_expires_at"), "{text}");
+    assert!(
+        text.contains("message.tag") && text.contains("lease_expires_at"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use outbox_core::{BoxStream, Storage};
 use outbox_sqlx::{PgOutbox, PgStorage, WakeUps};
 use sqlx::Connection;
 use sqlx::postgres::PgListener;
-use support::{Database, FastRuntime, database, execute, message, own_connections};
+use support::{
+    Database, FastRuntime, database, execute, message, own_connections, until_own_connections,
+};
 
 /// Everything notified until now, in order.
 async fn notified(database: &Database, listener: &mut PgListener) -> Vec<String> {
@@ -130,10 +132,7 @@ async fn the_other_policies_leave_the_commit_alone() {
         assert!(notified(&database, &mut listener).await.is_empty());
     }
     let outbox = PgOutbox::new().wake_ups(WakeUps::AfterCommit);
-    outbox
-        .announce(&mut ours, &["a", "b", "a"])
-        .await
-        .unwrap();
+    outbox.announce(&mut ours, &["a", "b", "a"]).await.unwrap();
     let mut payloads = notified(&database, &mut listener).await;
     payloads.sort();
     assert_eq!(payloads, ["a", "b"]);
@@ -185,11 +184,9 @@ async fn a_dropped_stream_closes_its_connection() {
     let mut ours = database.connect().await;
     let mut hints = wake_ups(&storage);
     hints.next().await.unwrap();
-    assert_eq!(own_connections(&mut ours).await, 1);
+    until_own_connections(&mut ours, 1).await;
     drop(hints);
-    while own_connections(&mut ours).await != 0 {
-        tokio::task::yield_now().await;
-    }
+    until_own_connections(&mut ours, 0).await;
 }
 
 #[test]

@@ -13,6 +13,7 @@ const SUSPECT_LOT: usize = 8;
 const MAX_CLAIM: usize = 500;
 /// Prefetch covers what ran in this time.
 const PREFETCH_WINDOW: Duration = Duration::from_millis(100);
+const FIRST_STALL: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -40,6 +41,8 @@ pub(super) struct Claiming {
     next_reclaim: Instant,
     /// A claim that failed; it may have leased messages, and is asked for again first.
     unresolved: Option<ClaimRequest>,
+    /// Claims in a row that found nothing although something is said to be there.
+    stalled: u32,
     rate: Rate,
     rotation: usize,
 }
@@ -57,6 +60,7 @@ impl Claiming {
             next_poll: now,
             next_reclaim: now,
             unresolved: None,
+            stalled: 0,
             rate: Rate::new(now),
             rotation: 0,
         }
@@ -117,16 +121,35 @@ impl Claiming {
             }
             Source::Pending => {
                 self.wanted = full;
+                self.stalled = if claim.messages.is_empty() && claim.next_due.is_some_and(is_now) {
+                    self.stalled.saturating_add(1)
+                } else {
+                    0
+                };
                 if !full {
                     let poll = self.poll_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
-                    self.next_poll = now + claim.next_due.map_or(poll, |due| due.min(poll));
+                    let due = claim.next_due.map(|due| due.max(self.stall_pause()));
+                    self.next_poll = now + due.map_or(poll, |due| due.min(poll));
                     // A lease that ends sooner would have been named below.
                     self.next_reclaim = now + self.reclaim_interval;
                 }
             }
         }
-        if let Some(expiry) = claim.next_expiry {
-            self.next_reclaim = self.next_reclaim.min(now + expiry);
+        let taken = request.source == Source::Expired && claim.messages.is_empty();
+        match claim.next_expiry {
+            // Expired and not to be had: somebody works on it. The next look comes with the poll.
+            Some(expiry) if taken && is_now(expiry) => {}
+            Some(expiry) => self.next_reclaim = self.next_reclaim.min(now + expiry),
+            None => {}
+        }
+    }
+
+    /// Messages that are due and cannot be claimed are locked by somebody's transaction: asked
+    /// for again soon, and then less and less often, up to the poll.
+    fn stall_pause(&self) -> Duration {
+        match self.stalled {
+            0 => Duration::ZERO,
+            times => FIRST_STALL.saturating_mul(1 << times.min(10)),
         }
     }
 
@@ -143,6 +166,10 @@ impl Claiming {
             self.next_poll
         }
     }
+}
+
+fn is_now(time: Duration) -> bool {
+    time < Duration::from_millis(1)
 }
 
 /// How many handlers end in a given time, over the last second or so.
@@ -308,6 +335,40 @@ mod tests {
         assert!(claiming.plan(Holding::default(), now).is_none());
         claiming.woken();
         assert!(claiming.plan(Holding::default(), now).is_some());
+    }
+
+    #[test]
+    fn messages_that_somebody_keeps_locked_are_asked_for_less_and_less_often() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        let locked = Claim {
+            next_due: Some(Duration::ZERO),
+            ..Claim::default()
+        };
+        for pause in [10, 20, 40, 80, 160, 320, 640] {
+            claiming.answered(&request, &locked, now);
+            assert_eq!(claiming.next_poll, now + Duration::from_millis(pause));
+        }
+        claiming.answered(&request, &locked, now);
+        assert!(claiming.next_poll <= now + SECOND.mul_f64(1.2), "the poll");
+        claiming.answered(&request, &messages(1), now);
+        claiming.answered(&request, &locked, now);
+        assert_eq!(claiming.next_poll, now + Duration::from_millis(10));
+    }
+
+    #[test]
+    fn expired_leases_that_somebody_keeps_locked_wait_for_the_poll() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        let request = claiming.plan(Holding::default(), now).expect("expired");
+        let locked = Claim {
+            next_expiry: Some(Duration::ZERO),
+            ..Claim::default()
+        };
+        claiming.answered(&request, &locked, now);
+        assert_eq!(claiming.next_reclaim, now + SECOND);
     }
 
     #[test]

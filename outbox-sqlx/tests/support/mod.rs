@@ -2,53 +2,38 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_core::{
     BoxFuture, Claim, ClaimRequest, Draft, MessageId, QueueLease, Runtime, Settlement, Source,
     Storage, Verdict,
 };
 use outbox_sqlx::{PgOutbox, PgStorage};
+use outbox_testkit::postgres::{Server, TestDatabase};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
+/// How long a state of the server may take to come: a bound for a test that fails, no pause.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// A fresh, empty database, dropped at the end of the test.
-pub(crate) struct Database {
-    admin: PgConnectOptions,
-    name: String,
-}
+pub(crate) struct Database(TestDatabase);
 
 /// Creates a database.
 pub(crate) async fn database() -> Database {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let url = std::env::var("DATABASE_URL")
-        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned());
-    let admin: PgConnectOptions = url.parse().expect("DATABASE_URL is a URL");
-    let name = format!(
-        "sqlxdev_{}_{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
-    let mut connection = admin.connect().await.expect("Postgres answers");
-    execute(
-        &mut connection,
-        &format!("drop database if exists {name} with (force)"),
-    )
-    .await;
-    execute(&mut connection, &format!("create database {name}")).await;
-    Database { admin, name }
+    let database = Server::shared().database().await;
+    Database(database.expect("a database can be made"))
 }
 
 impl Database {
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        self.0.name()
     }
 
     pub(crate) fn options(&self) -> PgConnectOptions {
-        self.admin.clone().database(&self.name)
+        self.0.url().parse().expect("the fixture gives a URL")
     }
 
     /// A connection as a caller would have.
@@ -76,28 +61,6 @@ impl Database {
         let storage = self.unmigrated().await;
         storage.migrate().await.expect("the schema is made");
         storage
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let admin = self.admin.clone();
-        let sql = format!("drop database if exists {} with (force)", self.name);
-        // A thread, because the test's runtime may be blocked here.
-        let dropping = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime can be made")
-                .block_on(async move {
-                    if let Ok(mut connection) = admin.connect().await {
-                        let _ = sqlx::raw_sql(AssertSqlSafe(sql))
-                            .execute(&mut connection)
-                            .await;
-                    }
-                });
-        });
-        let _ = dropping.join();
     }
 }
 
@@ -134,6 +97,15 @@ pub(crate) async fn own_connections(connection: &mut PgConnection) -> i64 {
     .await
 }
 
+/// Returns when our connections are exactly `count`: the server needs a moment to end a closed one.
+pub(crate) async fn until_own_connections(connection: &mut PgConnection, count: i64) {
+    let begun = Instant::now();
+    while own_connections(connection).await != count {
+        assert!(begun.elapsed() < LIMIT, "there are not {count} connections");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Ends every connection of ours and returns when they are gone.
 pub(crate) async fn terminate_own_connections(connection: &mut PgConnection) {
     execute(
@@ -142,9 +114,7 @@ pub(crate) async fn terminate_own_connections(connection: &mut PgConnection) {
          where datname = current_database() and application_name = 'outbox'",
     )
     .await;
-    while own_connections(connection).await != 0 {
-        tokio::task::yield_now().await;
-    }
+    until_own_connections(connection, 0).await;
 }
 
 pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) {
@@ -180,7 +150,9 @@ pub(crate) async fn waiting(connection: &mut PgConnection) -> i64 {
 
 /// Returns when exactly `count` backends wait for a lock.
 pub(crate) async fn until_waiting(connection: &mut PgConnection, count: i64) {
+    let begun = Instant::now();
     while waiting(connection).await != count {
+        assert!(begun.elapsed() < LIMIT, "not {count} backends wait");
         tokio::task::yield_now().await;
     }
 }
