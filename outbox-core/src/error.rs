@@ -179,15 +179,15 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// One readable line with all causes: this is what `main`, `unwrap` and `expect` show.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.kind)
-            .field("code", &self.code())
-            .field("operation", &self.operation)
-            .field("message", &self.message)
-            .field("advice", &self.advice())
-            .field("source", &self.source)
-            .finish()
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.source();
+        while let Some(source) = cause {
+            write!(f, "; caused by: {source}")?;
+            cause = source.source();
+        }
+        Ok(())
     }
 }
 
@@ -222,5 +222,6 @@ mod tests {
             Some("connection reset".to_owned())
         );
         assert!(error.is_transient());
+        assert!(format!("{error:?}").ends_with("; caused by: connection reset"));
     }
 }

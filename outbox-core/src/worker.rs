@@ -254,10 +254,14 @@ impl PreparedWorker {
         let stop_if_dropped = StopIfDropped(handle.clone());
         let (sender, ended) = futures_channel::oneshot::channel();
         let runtime = Arc::clone(&self.runtime);
+        let telemetry = Arc::clone(&self.telemetry);
         let agent = Agent::new(self, ending);
         runtime.spawn(Box::pin(async move {
+            let report = agent.run().await;
+            // Here as well as below: handles live on when the caller drops the future.
+            telemetry.set_health(Health::Stopped);
             // The receiver is gone if the caller dropped the future; then nobody wants to know.
-            let _ = sender.send(agent.run().await);
+            let _ = sender.send(report);
         }));
         let ended = match select(pin!(shutdown), ended).await {
             Either::Left(((), ended)) => {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outbox_core::{
-    Context, Definition, Draft, ErrorKind, Handler, MemoryStorage, Outcome, Requirements, Runtime,
-    Source,
+    Context, Definition, Draft, ErrorKind, Handler, IntoOutcome, MemoryStorage, Outcome,
+    Requirements, Runtime, Source,
 };
 use support::{Log, Rig, SECOND, Scripted, draft};
 
@@ -97,6 +97,29 @@ fn a_future_message_starts_when_it_is_due_and_not_at_the_next_poll() {
     });
     rig.run(worker.poll_interval(HOUR));
     assert_eq!(started.all(), ["3.3s"]);
+}
+
+#[test]
+fn a_short_retry_or_snooze_does_not_wait_for_the_poll() {
+    let rig = Rig::new();
+    rig.enqueue(draft(0));
+    let started = Log::default();
+    let (log, sim) = (started.clone(), rig.sim.clone());
+    let worker = rig.worker(move |context| {
+        log.add(format!("{:?}", sim.elapsed()));
+        let after = Duration::from_millis(70);
+        let delivery = context.message().deliveries;
+        async move {
+            match delivery {
+                1 => outbox_core::Failure::retry_in(after, "soon").into_outcome(),
+                2 => Outcome::Snooze(after),
+                _ => Outcome::Done,
+            }
+        }
+    });
+    rig.start(worker.poll_interval(HOUR));
+    rig.pass(SECOND);
+    assert_eq!(started.all(), ["0ns", "70ms", "140ms"]);
 }
 
 #[test]

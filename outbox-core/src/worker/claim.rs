@@ -71,6 +71,11 @@ impl Claiming {
         self.wanted = true;
     }
 
+    /// A message that was put back is due again after this time, perhaps before the next poll.
+    pub(super) fn due_again(&mut self, after: Duration, now: Instant) {
+        self.next_poll = self.next_poll.min(now + after);
+    }
+
     /// Handlers ended.
     pub(super) fn finished(&mut self, count: usize, now: Instant) {
         self.rate.count(count, now);

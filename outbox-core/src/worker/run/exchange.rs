@@ -153,6 +153,12 @@ impl Agent {
     fn tell_fate(&mut self, pending: &Pending, fate: Fate) {
         let counters = &self.telemetry.counters;
         self.leases.end(pending.held());
+        // An unresolved one may well have been written.
+        if fate != Fate::Lost
+            && let Written::Retried(after) | Written::Snoozed(after) = pending.written()
+        {
+            self.claiming.due_again(after, self.runtime.now());
+        }
         match fate {
             Fate::Written => {
                 let written = pending.written();
