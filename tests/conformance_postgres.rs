@@ -60,7 +60,10 @@ impl Subject for PgSubject {
                        select max(lease_expires_at) - clock_timestamp() from outbox.message
                        where acquired_token is not null)
                    where acquired_token is not null";
-        self.database.execute(sql).await.expect("the schema is there");
+        self.database
+            .execute(sql)
+            .await
+            .expect("the schema is there");
     }
 
     async fn make_due(&self) {

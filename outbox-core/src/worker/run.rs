@@ -189,8 +189,9 @@ impl Agent {
     async fn turn_until_drained(&mut self) {
         loop {
             let now = self.runtime.now();
-            self.advance_phase(now);
+            // First what has ended: the end of a phase gives up what seems to run still.
             self.read_finished(now);
+            self.advance_phase(now);
             self.start_ready();
             if self.exchange.is_none() {
                 self.begin_exchange(now);

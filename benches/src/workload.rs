@@ -1,0 +1,28 @@
+//! The workloads, and what they share: a handler that does nothing and a worker that is stopped
+//! from outside.
+
+pub(crate) mod drain;
+pub(crate) mod enqueue;
+pub(crate) mod idle;
+pub(crate) mod latency;
+
+use outbox::{BoxFuture, Context, Definition, Handler, Outcome, Requirements};
+
+use crate::server::{KIND, QUEUE};
+
+/// A handler that is ready at once. By hand, so that decoding a payload is not measured: the bare
+/// statements hand out bytes as well.
+pub(crate) struct Noop;
+
+impl Handler for Noop {
+    fn definition() -> Definition {
+        Definition::new("noop", QUEUE).kinds(vec![KIND.into()])
+    }
+
+    fn requires(_: &mut Requirements) {}
+
+    fn call(context: Context) -> BoxFuture<'static, Outcome> {
+        std::hint::black_box(&context.message().payload);
+        Box::pin(std::future::ready(Outcome::Done))
+    }
+}
