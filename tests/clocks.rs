@@ -213,7 +213,7 @@ async fn under_faketime(offset: &str, url: &str) -> Option<Process> {
     faketime
         .env("DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .args(["-f", offset]);
+        .args(["-m", "-f", offset]);
     Some(Process::start_under(faketime, "clock", "faked", url))
 }
 

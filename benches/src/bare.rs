@@ -22,7 +22,7 @@ pub(crate) struct Leased {
     pub(crate) max_attempts: i16,
 }
 
-/// Leases up to `limit` messages. The fastest shape known (see DESIGN, section 6).
+/// Leases up to `limit` messages. The fastest shape known: by ctid, with no join back to the table.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     token: Uuid,
