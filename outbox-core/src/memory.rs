@@ -230,7 +230,7 @@ impl State {
                 Source::Expired => self.claim_expired(request, &mut claim),
             }
         }
-        if claim.messages.len() < request.limit {
+        if claim.messages.is_empty() {
             let served = || self.messages.values().filter(|m| m.rank(request).is_some());
             let waiting = served().filter(|m| m.lease.is_none()).map(|m| m.due);
             claim.next_due = waiting.min().map(|due| until(due, now));

@@ -157,10 +157,10 @@ pub struct Claim {
     pub messages: Vec<Claimed>,
     /// Messages that became dead letters instead of being leased.
     pub dead: Vec<DeadLettered>,
-    /// After an answer with fewer messages than the limit: when the next message without a lease
-    /// is due.
+    /// In an answer without messages: when the next message without a lease is due. Not asked for
+    /// otherwise, so that messages do not wait for it.
     pub next_due: Option<Duration>,
-    /// After such an answer: when the next lease of anybody ends.
+    /// In such an answer: when the next lease of anybody ends.
     pub next_expiry: Option<Duration>,
 }
 

@@ -84,7 +84,7 @@ async fn each_queue_has_its_own_lease_time() {
 }
 
 #[tokio::test]
-async fn an_answer_below_the_limit_says_when_to_ask_again() {
+async fn an_answer_without_messages_says_when_to_ask_again() {
     let database = database().await;
     let storage = database.storage().await;
     let outbox = PgOutbox::new();
@@ -94,9 +94,10 @@ async fn an_answer_below_the_limit_says_when_to_ask_again() {
     let later = message("q").after(Duration::from_secs(100)).priority(2);
     outbox.enqueue(&mut ours, later).await.unwrap();
     outbox.enqueue(&mut ours, message("q")).await.unwrap();
-    let claimed = claim(&storage, &pending("q", 5)).await;
-    let due = claimed.next_due.unwrap();
-    let expiry = claimed.next_expiry.unwrap();
+    assert_eq!(claim(&storage, &pending("q", 5)).await.messages.len(), 1);
+    let empty = claim(&storage, &pending("q", 5)).await;
+    let due = empty.next_due.unwrap();
+    let expiry = empty.next_expiry.unwrap();
     assert!(due > Duration::from_secs(90) && due <= Duration::from_secs(100));
     assert!(expiry > Duration::from_secs(20) && expiry <= Duration::from_secs(30));
     expire(&mut ours).await;

@@ -99,6 +99,8 @@ impl Claiming {
         }
         let stocked = holding.ready > prefetch / 2;
         if (self.wanted || now >= self.next_poll) && !stocked {
+            // A hint that comes while this is on its way may be about a message it cannot see.
+            self.wanted = false;
             return Some(self.request(room.min(MAX_CLAIM), Source::Pending));
         }
         None
@@ -116,7 +118,6 @@ impl Claiming {
     }
 
     pub(super) fn answered(&mut self, request: &ClaimRequest, claim: &Claim, now: Instant) {
-        let full = claim.messages.len() + claim.dead.len() >= request.limit;
         match request.source {
             Source::Expired => {
                 let some = !claim.messages.is_empty() || !claim.dead.is_empty();
@@ -124,20 +125,22 @@ impl Claiming {
                 let pause = self.reclaim_interval.min(self.poll_interval);
                 self.next_reclaim = if some { now } else { now + pause };
             }
-            Source::Pending => {
-                self.wanted = full;
-                self.stalled = if claim.messages.is_empty() && claim.next_due.is_some_and(is_now) {
+            Source::Pending if claim.messages.is_empty() => {
+                self.stalled = if claim.next_due.is_some_and(is_now) {
                     self.stalled.saturating_add(1)
                 } else {
                     0
                 };
-                if !full {
-                    let poll = self.poll_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
-                    let due = claim.next_due.map(|due| due.max(self.stall_pause()));
-                    self.next_poll = now + due.map_or(poll, |due| due.min(poll));
-                    // A lease that ends sooner would have been named below.
-                    self.next_reclaim = now + self.reclaim_interval;
-                }
+                let poll = self.poll_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
+                let due = claim.next_due.map(|due| due.max(self.stall_pause()));
+                self.next_poll = now + due.map_or(poll, |due| due.min(poll));
+                // A lease that ends sooner would have been named below.
+                self.next_reclaim = now + self.reclaim_interval;
+            }
+            // There may be more, and if not, the answer says when to look again.
+            Source::Pending => {
+                self.wanted = true;
+                self.stalled = 0;
             }
         }
         let taken = request.source == Source::Expired && claim.messages.is_empty();
@@ -316,6 +319,34 @@ mod tests {
         let freed = Holding { running: 7, ..busy };
         let request = claiming.plan(freed, now).expect("three slots are free");
         assert_eq!((request.source, request.limit), (Source::Pending, 3));
+    }
+
+    #[test]
+    fn after_some_messages_it_looks_for_more_while_they_run() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        claiming.answered(&request, &messages(2), now);
+        let running = Holding {
+            running: 2,
+            ..Holding::default()
+        };
+        let request = claiming.plan(running, now).expect("eight slots are free");
+        assert_eq!((request.source, request.limit), (Source::Pending, 8));
+        claiming.answered(&request, &Claim::default(), now);
+        assert!(claiming.plan(running, now).is_none(), "that was all");
+    }
+
+    #[test]
+    fn a_hint_that_crosses_a_claim_is_not_lost() {
+        let now = Instant::now();
+        let mut claiming = claiming(10, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        claiming.woken();
+        claiming.answered(&request, &Claim::default(), now);
+        assert!(claiming.plan(Holding::default(), now).is_some());
     }
 
     #[test]

@@ -31,7 +31,7 @@ macro_rules! __each_property {
             "LEASE-06" claim::ties_are_claimed_in_id_order;
             "LEASE-07" claim::other_queues_are_left_alone;
             "LEASE-08" claim::a_held_message_is_not_claimed_again;
-            "LEASE-09" claim::a_short_answer_says_when_to_come_back;
+            "LEASE-09" claim::an_empty_answer_says_when_to_come_back;
             "LEASE-10" claim::each_queue_has_its_own_lease;
             "LEASE-11" claim::a_resumed_claim_returns_the_same_messages;
             "LEASE-12" claim::a_resumed_claim_that_leased_nothing_claims_anew;
