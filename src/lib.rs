@@ -8,14 +8,15 @@ pub use outbox_core::{
     ErrorKind, Event, Exchange, FailedAttempt, Failure, FromContext, Handler, Headers, Health,
     Held, IntoDraft, IntoOutcome, Lease, LeaseToken, LossPhase, MemoryDeadLetter, MemoryMessage,
     MemoryStorage, Message, MessageId, NewMessage, Observer, OrFail, Outcome, PreparedWorker,
-    QueueLease, Renewal, Renewed, Report, Requirements, Result, RetryPolicy, Runtime, Settlement,
-    Source, Storage, Verdict, Worker, WorkerHandle, Written, span,
+    QueueLease, Renewal, Renewed, Report, Requirements, Result, RetryPolicy, Runtime, Settled,
+    Settlement, Source, Storage, Verdict, Worker, WorkerHandle, Written,
 };
 #[cfg(feature = "macros")]
 pub use outbox_macros::{Message, job, subscriber};
 
-/// Limits and defaults, and the checks and helpers a storage or producer shares with the core.
-pub mod core {
+/// Limits and defaults, and the functions that keep them, which storages and producers share with
+/// the core.
+pub mod limits {
     pub use outbox_core::{
         DEFAULT_LEASE_TTL, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_PAYLOAD_BYTES, JSON, MAX_DELAY,
         MAX_ERROR_BYTES, MAX_HEADER_BYTES, MAX_LEASE_LOSSES, MAX_LEASE_TTL, MAX_NAME_BYTES,
@@ -32,13 +33,44 @@ pub mod postgres {
     };
 }
 
+/// The SQLite storage, and the producer that writes in the caller's transaction.
+#[cfg(feature = "sqlite")]
+pub mod sqlite {
+    pub use outbox_sqlx::sqlite::{
+        SqliteOutbox, SqliteStorage, SqliteStorageOptions, TablePrefix, schema_sql,
+    };
+    pub use outbox_sqlx::{DeadLetter, DeadLetterQuery, Enqueued, Revived};
+}
+
 /// Workers on tokio.
 #[cfg(feature = "tokio")]
 pub mod tokio {
     pub use outbox_tokio::{TokioRuntime, shared_worker, worker};
 }
 
+/// Workers on smol.
+#[cfg(feature = "smol")]
+pub mod smol {
+    pub use outbox_smol::{SmolRuntime, shared_worker, worker};
+}
+
+/// Workers on async-std, which is discontinued: new programs take smol or tokio.
+#[cfg(feature = "async-std")]
+pub mod async_std {
+    pub use outbox_async_std::{AsyncStdRuntime, shared_worker, worker};
+}
+
 /// What most programs need: `use outbox::prelude::*;`.
+///
+/// It is the glob that is meant to be imported. `use outbox::*` also brings in the module
+/// `outbox::tokio`, and the compiler then does not know which `tokio` is meant:
+///
+/// ```compile_fail,E0659
+/// use outbox::*;
+///
+/// #[tokio::main]
+/// async fn main() {}
+/// ```
 pub mod prelude {
     pub use outbox_core::{
         Attempt, Blocking, Data, Draft, Failure, Headers, IntoOutcome, Lease, Message, MessageId,
@@ -46,6 +78,8 @@ pub mod prelude {
     };
     #[cfg(feature = "macros")]
     pub use outbox_macros::{Message, job, subscriber};
+    #[cfg(feature = "sqlite")]
+    pub use outbox_sqlx::sqlite::{SqliteOutbox, SqliteStorage};
     #[cfg(feature = "postgres")]
     pub use outbox_sqlx::{PgOutbox, PgStorage};
 }

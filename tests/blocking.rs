@@ -22,7 +22,7 @@ struct Blocked {
 }
 
 /// Blocks its thread for three leases.
-#[job(queue = "blocking", lease_ttl = "1s")]
+#[job(queue = "blocking", lease_ttl = "2s")]
 async fn block(
     _: (),
     id: MessageId,
@@ -32,7 +32,7 @@ async fn block(
 ) -> outbox::Result {
     let now = blocked.now.fetch_add(1, Ordering::SeqCst) + 1;
     blocked.most.fetch_max(now, Ordering::SeqCst);
-    std::thread::sleep(SECOND * 3);
+    std::thread::sleep(SECOND * 6);
     blocked.now.fetch_sub(1, Ordering::SeqCst);
     effect(&pool, id.0, attempt.number, "blocking").await?;
     Ok(())
@@ -99,7 +99,7 @@ async fn handlers_that_block_every_thread_for_three_leases_lose_none() {
 }
 
 /// Takes a connection of the only one there is, and keeps it for a while.
-#[job(queue = "narrow", lease_ttl = "1s")]
+#[job(queue = "narrow", lease_ttl = "2s")]
 async fn compete(
     _: (),
     id: MessageId,
@@ -107,7 +107,7 @@ async fn compete(
     Data(pool): Data<PgPool>,
 ) -> outbox::Result {
     let mut tx = pool.begin().await?;
-    sqlx::query("select pg_sleep(0.05)")
+    sqlx::query("select pg_sleep(0.1)")
         .execute(&mut *tx)
         .await?;
     sqlx::query("insert into effect (message_id, attempt, worker) values ($1, $2, 'narrow')")
@@ -134,7 +134,7 @@ async fn sixteen_handlers_share_the_one_connection_of_the_callers_pool() {
         .concurrency(16)
         .register::<compete>();
     let report = run_until_idle(worker).await;
-    // 48 turns of 50 ms are two leases and more: whoever waits for the pool is renewed.
+    // 48 turns of 100 ms are two leases and more: whoever waits for the pool is renewed.
     assert_eq!((report.done, report.retried, report.lease_lost), (48, 0, 0));
     assert_eq!(
         count(&database, "select count(*) from effect where attempt = 1").await,

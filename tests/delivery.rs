@@ -325,6 +325,50 @@ async fn a_key_has_one_live_message_and_a_new_one_after_it() {
     );
 }
 
+#[tokio::test]
+async fn transactions_that_enqueue_the_same_keys_in_opposite_orders_deadlock() {
+    let database = database().await;
+    let pool = database.pool(2).await.expect("Postgres answers");
+    let outbox = PgOutbox::new();
+    let order = |id| OrderPlaced { id };
+    let mut first = pool.begin().await.expect("it begins");
+    let mut second = pool.begin().await.expect("it begins");
+    let written = outbox.enqueue(&mut first, order(1)).await;
+    written.expect("written");
+    let written = outbox.enqueue(&mut second, order(2)).await;
+    written.expect("written");
+    let crossing = outbox.clone();
+    let crossing = tokio::spawn(async move {
+        let answer = crossing.enqueue(&mut first, order(2)).await;
+        (answer, first)
+    });
+    let blocked = database.wait_until_blocked("%").await;
+    blocked.expect("the first waits for the second");
+    let answer = outbox.enqueue(&mut second, order(1)).await;
+    let (crossed, first) = within("one is aborted", crossing)
+        .await
+        .expect("it does not panic");
+    // The server chooses which; the other one goes on.
+    let (aborted, going_on) = match (answer, crossed) {
+        (Err(aborted), Ok(_)) => {
+            second.rollback().await.expect("it rolls back");
+            (aborted, first)
+        }
+        (Ok(_), Err(aborted)) => {
+            first.rollback().await.expect("it rolls back");
+            (aborted, second)
+        }
+        both => panic!("one is aborted and one goes on: {both:?}"),
+    };
+    assert!(aborted.is_transient(), "it can be repeated: {aborted}");
+    going_on.commit().await.expect("it commits");
+    assert_eq!(
+        messages(&database).await,
+        2,
+        "of one transaction, and whole"
+    );
+}
+
 #[job(queue = "mail", lease_ttl = "1h")]
 async fn linger(
     forever: bool,
@@ -347,12 +391,18 @@ async fn a_cancelled_message_is_given_back_even_if_the_storage_is_slow_just_then
     let written = PgOutbox::new().enqueue_many(&mut connection, drafts).await;
     written.expect("they are written");
     let (teller, mut told) = unbounded_channel();
+    let (cancel, mut cancelled) = unbounded_channel();
     let gate = Arc::new(Semaphore::new(0));
     let worker = outbox::tokio::worker(storage(&database).await)
         .data::<Teller>(teller)
         .shared_data(Arc::clone(&gate))
         .grace(Duration::ZERO)
-        .register::<linger>();
+        .register::<linger>()
+        .observe(move |event| {
+            if let Event::DrainTimedOut { running } = event {
+                let _ = cancel.send(*running);
+            }
+        });
     let running = Running::start(worker);
     for _ in 0..2 {
         within("both run", told.recv()).await.expect("it is told");
@@ -363,8 +413,8 @@ async fn a_cancelled_message_is_given_back_even_if_the_storage_is_slow_just_then
     let settling = lock.wait_until_blocking().await;
     settling.expect("the settle waits for the lock");
     running.handle.shutdown();
-    // Longer than the worker waits for cancelled handlers, shorter than for the storage.
-    count(&database, "select 1::bigint from pg_sleep(1.5)").await;
+    let left = within("the other is cancelled", cancelled.recv()).await;
+    assert_eq!(left, Some(1));
     lock.release().await.expect("the lock is released");
     let report = running.stop().await;
     assert_eq!((report.done, report.released), (1, 1));

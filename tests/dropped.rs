@@ -13,11 +13,12 @@ use outbox::{
     Attempt, Cancel, Data, Draft, Health, MessageId, Renewal, Settlement, Source, Storage, Verdict,
     Worker, job,
 };
+use outbox_testkit::drop_after;
 use outbox_testkit::postgres::{Server, TestDatabase};
 use sqlx::PgPool;
 use support::{
-    Running, count, database, effect, eventually, messages, poll_then_drop, request,
-    run_until_idle, storage, within,
+    Running, count, database, effect, eventually, messages, request, run_until_idle, storage,
+    within,
 };
 
 /// No call of ours needs as many polls.
@@ -50,16 +51,16 @@ async fn a_dropped_enqueue_or_cancel_is_rolled_back_and_the_pool_goes_on() {
         for (call, completed) in completed.iter_mut().enumerate() {
             let mut tx = pool.begin().await.expect("the pool goes on");
             *completed += usize::from(match call {
-                0 => poll_then_drop(outbox.enqueue(&mut tx, draft(polls)), polls)
+                0 => drop_after(polls, outbox.enqueue(&mut tx, draft(polls)))
                     .await
                     .is_some(),
                 1 => {
                     let drafts = (0..100).map(draft);
-                    poll_then_drop(outbox.enqueue_many(&mut tx, drafts), polls)
+                    drop_after(polls, outbox.enqueue_many(&mut tx, drafts))
                         .await
                         .is_some()
                 }
-                _ => poll_then_drop(outbox.cancel(&mut tx, kept), polls)
+                _ => drop_after(polls, outbox.cancel(&mut tx, kept))
                     .await
                     .is_some(),
             });
@@ -103,7 +104,7 @@ async fn a_dropped_claim_is_resumed_or_taken_over() {
         let ids: BTreeSet<MessageId> = written.into_iter().flatten().collect();
         let mut asked = request("dropped", TTL, Source::Pending);
         asked.limit = 2;
-        dropped += usize::from(poll_then_drop(storage.claim(&asked), polls).await.is_none());
+        dropped += usize::from(drop_after(polls, storage.claim(&asked)).await.is_none());
         let resumed = storage.claim(&asked.resumed()).await.expect("it answers");
         assert_eq!(resumed.messages.len(), 2, "{polls} polls");
         until_quiet(&database).await;
@@ -115,7 +116,11 @@ async fn a_dropped_claim_is_resumed_or_taken_over() {
             let claim = claim.expect("it answers");
             assert_eq!(claim.dead, []);
             let settlements: Vec<_> = claim.messages.iter().map(|m| done(m.id, m.token)).collect();
-            let settled = storage.settle(&settlements).await.expect("it answers");
+            let settled = storage
+                .settle(&settlements)
+                .await
+                .expect("it answers")
+                .written;
             assert_eq!(settled.len(), settlements.len());
             found.extend(settled);
         }
@@ -126,11 +131,7 @@ async fn a_dropped_claim_is_resumed_or_taken_over() {
 }
 
 fn done(id: MessageId, token: outbox::LeaseToken) -> Settlement {
-    Settlement {
-        id,
-        token,
-        verdict: Verdict::Done,
-    }
+    Settlement::new(outbox::Held { id, token }, Verdict::Done)
 }
 
 #[tokio::test]
@@ -146,16 +147,9 @@ async fn a_dropped_settle_or_renew_is_whole_or_nothing() {
         let renewals: Vec<_> = claim
             .messages
             .iter()
-            .map(|message| Renewal {
-                held: message.held(),
-                lease_ttl: TTL * 2,
-            })
+            .map(|message| Renewal::new(message.held(), TTL * 2))
             .collect();
-        dropped += usize::from(
-            poll_then_drop(storage.renew(&renewals), polls)
-                .await
-                .is_none(),
-        );
+        dropped += usize::from(drop_after(polls, storage.renew(&renewals)).await.is_none());
         until_quiet(&database).await;
         let renewed = storage.renew(&renewals).await.expect("it answers");
         assert_eq!(
@@ -166,14 +160,18 @@ async fn a_dropped_settle_or_renew_is_whole_or_nothing() {
 
         let settlements: Vec<_> = claim.messages.iter().map(|m| done(m.id, m.token)).collect();
         dropped += usize::from(
-            poll_then_drop(storage.settle(&settlements), polls)
+            drop_after(polls, storage.settle(&settlements))
                 .await
                 .is_none(),
         );
         until_quiet(&database).await;
         let left = messages(&database).await;
         assert!(left == 0 || left == 3, "{left} after {polls} polls");
-        let again = storage.settle(&settlements).await.expect("it answers");
+        let again = storage
+            .settle(&settlements)
+            .await
+            .expect("it answers")
+            .written;
         assert_eq!(again.len() as i64, left, "{polls} polls");
         assert_eq!(messages(&database).await, 0);
     }
@@ -189,7 +187,7 @@ async fn a_dropped_migrate_leaves_the_whole_schema_or_none() {
     let mut dropped = 0;
     for polls in POLLS {
         let storage = storage(&database).await;
-        dropped += usize::from(poll_then_drop(storage.migrate(), polls).await.is_none());
+        dropped += usize::from(drop_after(polls, storage.migrate()).await.is_none());
         until_quiet(&database).await;
         let tables = "select count(*) from pg_tables where schemaname = 'outbox'";
         let before = count(&database, tables).await;
@@ -212,18 +210,10 @@ async fn a_dropped_connect_or_check_leaves_a_storage_that_works() {
     let mut dropped = 0;
     for polls in POLLS {
         let url = database.url();
-        dropped += usize::from(
-            poll_then_drop(PgStorage::connect(&url), polls)
-                .await
-                .is_none(),
-        );
+        dropped += usize::from(drop_after(polls, PgStorage::connect(&url)).await.is_none());
         let storage = storage(&database).await;
-        dropped += usize::from(poll_then_drop(storage.check(), polls).await.is_none());
-        dropped += usize::from(
-            poll_then_drop(storage.verify_schema(), polls)
-                .await
-                .is_none(),
-        );
+        dropped += usize::from(drop_after(polls, storage.check()).await.is_none());
+        dropped += usize::from(drop_after(polls, storage.verify_schema()).await.is_none());
         storage.verify_schema().await.expect("it answers");
     }
     assert!((1..3 * POLLS.end).contains(&dropped), "{dropped}");
@@ -309,7 +299,7 @@ async fn a_worker_dropped_as_it_starts_stops_and_its_handle_says_so() {
     let patient = worker(&database, &pool, true).await;
     let prepared = patient.prepare().expect("it is configured well");
     let handle = prepared.handle();
-    drop(poll_then_drop(prepared.run_until(std::future::pending()), 1).await);
+    drop(drop_after(1, prepared.run_until(std::future::pending())).await);
     let stopped = async {
         while handle.health() != Health::Stopped {
             tokio::task::yield_now().await;

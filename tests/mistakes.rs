@@ -49,17 +49,20 @@ async fn a_refused_message_names_its_mistake_and_leaves_the_transaction_usable()
     let database = database().await;
     let pool = database.pool(1).await.expect("Postgres answers");
     let outbox = PgOutbox::new();
-    let bad: [(Draft, &str); 9] = [
+    let bad: [(Draft, &str); 12] = [
         (
             welcome::job(NewUser {
                 name: "x".repeat(1024 * 1024),
             }),
-            "payload",
+            "raise max_payload_bytes",
         ),
         (user("ann").queue("q".repeat(256)), "queue"),
         (user("ann").queue(""), "queue"),
+        (user("ann").queue(" \t"), "the queue is only whitespace"),
         (user("ann").queue("a\0b"), "queue"),
         (Draft::json("mail", "k".repeat(256), &1), "kind"),
+        (Draft::json("mail", "\n", &1), "the kind is only whitespace"),
+        (user("ann").key("  "), "the key is only whitespace"),
         (user("ann").key("a\0b"), "key"),
         (user("ann").tag("a\0b"), "tag"),
         (user("ann").header("h", "a\0b"), "header"),

@@ -96,7 +96,8 @@ async fn hold_without_a_worker(mut assignment: Assignment) {
     let settled = storage
         .settle(&each_verdict(&held))
         .await
-        .expect("it answers");
+        .expect("it answers")
+        .written;
     say(&format!("settled {}", settled.len()));
 }
 
@@ -131,10 +132,7 @@ async fn work(mut assignment: Assignment) {
 }
 
 fn renewals(claim: &Claim) -> Vec<Renewal> {
-    let renewal = |message: &outbox::Claimed| Renewal {
-        held: message.held(),
-        lease_ttl: SECOND,
-    };
+    let renewal = |message: &outbox::Claimed| Renewal::new(message.held(), SECOND);
     claim.messages.iter().map(renewal).collect()
 }
 
@@ -158,11 +156,8 @@ fn verdicts() -> [Verdict; 6] {
 
 fn each_verdict(claim: &Claim) -> Vec<Settlement> {
     assert_eq!(claim.messages.len(), verdicts().len());
-    let settlement = |(message, verdict): (&outbox::Claimed, Verdict)| Settlement {
-        id: message.id,
-        token: message.token,
-        verdict,
-    };
+    let settlement =
+        |(message, verdict): (&outbox::Claimed, Verdict)| Settlement::new(message.held(), verdict);
     claim
         .messages
         .iter()
@@ -203,7 +198,7 @@ async fn every_write_of_a_stopped_holder_changes_nothing_while_another_holds() {
     assert_eq!(text(&database, ALL).await, before, "nothing changed");
     let settled = second.settle(&each_verdict(&taken)).await;
     assert_eq!(
-        settled.expect("it answers").len(),
+        settled.expect("it answers").written.len(),
         6,
         "the second holder's are written"
     );

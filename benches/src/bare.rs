@@ -1,14 +1,19 @@
 //! The limit: the same work by hand, over the same driver, on our table and its indexes. What it
 //! leaves out is what a framework is for: handlers, heartbeat, wake-ups, outcomes.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::server::{KIND, LEASE_TTL, QUEUE};
+use crate::round::Round;
+use crate::server::{Bench, KIND, LEASE_TTL, QUEUE, connect};
+use crate::state::State;
 
 /// Messages of one claim.
 pub(crate) const BATCH: i64 = 100;
@@ -25,10 +30,11 @@ pub(crate) struct Leased {
 /// Leases up to `limit` messages. The fastest shape known: by ctid, with no join back to the table.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
+    queue: &str,
     token: Uuid,
     limit: i64,
 ) -> Result<Vec<Leased>, Error> {
-    let sql = "
+    let sql = "-- Leases due messages, by hand.
         update outbox.message
         set acquired_token = $1, acquired_at = now(), lease_expires_at = now() + $2,
             attempts = attempts + 1, deliveries = deliveries + 1
@@ -44,7 +50,7 @@ pub(crate) async fn claim(
     let rows = sqlx::query(sql)
         .bind(token)
         .bind(interval(LEASE_TTL))
-        .bind(QUEUE)
+        .bind(queue)
         .bind(limit)
         .fetch_all(connection)
         .await?;
@@ -61,13 +67,33 @@ pub(crate) async fn claim(
         .collect()
 }
 
+/// How the settle finds its messages.
+#[derive(Clone, Copy)]
+pub(crate) enum Settle {
+    /// As the planner likes: by reading all leases. The cheapest while these are few and no dead row
+    /// is kept, as in a drain.
+    AllLeases,
+    /// By id: the comparison keeps the planner from the index of leases. Beside a producer that
+    /// index fills with dead entries, and reading all of it took a hundred times as long.
+    ById,
+}
+
 /// Deletes messages that the token still holds, and returns how many.
 pub(crate) async fn settle(
     connection: &mut PgConnection,
     token: Uuid,
     ids: &[i64],
+    by: Settle,
 ) -> Result<u64, Error> {
-    let sql = "delete from outbox.message where id = any ($1) and acquired_token = $2";
+    let sql = match by {
+        Settle::AllLeases => {
+            "delete from outbox.message where id = any ($1) and acquired_token = $2"
+        }
+        Settle::ById => {
+            "delete from outbox.message
+             where id = any ($1) and acquired_token is not distinct from $2"
+        }
+    };
     let done = sqlx::query(sql)
         .bind(ids)
         .bind(token)
@@ -76,21 +102,108 @@ pub(crate) async fn settle(
     Ok(done.rows_affected())
 }
 
-/// Claims and settles until nothing is left, and returns how many messages were settled.
-pub(crate) async fn drain(connection: &mut PgConnection) -> Result<u64, Error> {
-    let mut settled = 0;
-    loop {
-        let token = Uuid::new_v4();
-        let leased = claim(connection, token, BATCH).await?;
-        if leased.is_empty() {
-            return Ok(settled);
-        }
-        for message in &leased {
-            handle(message);
-        }
-        let ids: Vec<i64> = leased.iter().map(|message| message.id).collect();
-        settled += settle(connection, token, &ids).await?;
+/// Settles the first so many messages on some connections at once, from the first claim to the last
+/// settle; connecting is not counted.
+pub(crate) async fn round(
+    bench: &Bench,
+    state: &State,
+    messages: usize,
+    shape: Shape,
+) -> Result<Round, Error> {
+    let database = bench.filled(state).await?;
+    let mut connections = Vec::new();
+    for _ in 0..shape.connections {
+        connections.push(connect(&database).await?);
     }
+    let count = bench.meter.start(&database).await?;
+    let settled = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let mut running = JoinSet::new();
+    for mut connection in connections {
+        let settled = Arc::clone(&settled);
+        running.spawn(async move {
+            drain(&mut connection, shape, &settled, messages).await?;
+            Ok::<_, Error>(connection)
+        });
+    }
+    let mut done = Vec::new();
+    while let Some(connection) = running.join_next().await {
+        done.push(connection??);
+    }
+    let elapsed = started.elapsed();
+    for connection in done {
+        connection.close().await?;
+    }
+    let cost = count.finish(&database).await?;
+    let settled = settled.load(Ordering::Relaxed);
+    if settled < messages {
+        return Err(format!("{settled} of {messages} were settled").into());
+    }
+    Ok(Round {
+        rate: settled as f64 / elapsed.as_secs_f64(),
+        messages: settled,
+        cost,
+        ..Round::default()
+    })
+}
+
+/// How the loop is run.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// Served in turn.
+    pub(crate) queues: &'static [&'static str],
+    pub(crate) batch: i64,
+    pub(crate) connections: usize,
+}
+
+/// One connection, one queue.
+pub(crate) const PLAIN: Shape = Shape {
+    queues: &[QUEUE],
+    batch: BATCH,
+    connections: 1,
+};
+
+/// Claims and settles until so many are settled by all, or nothing is left.
+async fn drain(
+    connection: &mut PgConnection,
+    shape: Shape,
+    settled: &AtomicUsize,
+    messages: usize,
+) -> Result<(), Error> {
+    loop {
+        let mut found = false;
+        for queue in shape.queues {
+            if settled.load(Ordering::Relaxed) >= messages {
+                return Ok(());
+            }
+            let done = batch(connection, queue, shape.batch, Settle::AllLeases).await?;
+            settled.fetch_add(done, Ordering::Relaxed);
+            found |= done > 0;
+        }
+        if !found {
+            return Ok(());
+        }
+    }
+}
+
+/// Claims, handles and settles one batch, and returns how many were settled.
+pub(crate) async fn batch(
+    connection: &mut PgConnection,
+    queue: &str,
+    limit: i64,
+    by: Settle,
+) -> Result<usize, Error> {
+    let token = Uuid::new_v4();
+    let leased = claim(connection, queue, token, limit).await?;
+    if leased.is_empty() {
+        return Ok(0);
+    }
+    for message in &leased {
+        handle(message);
+    }
+    let ids: Vec<i64> = leased.iter().map(|message| message.id).collect();
+    let settled = settle(connection, token, &ids, by).await?;
+    Ok(usize::try_from(settled)?)
 }
 
 /// Writes one message in a transaction of its own.
@@ -121,6 +234,13 @@ pub(crate) async fn insert_many(
         .fetch_all(connection)
         .await?;
     Ok(rows.len() as u64)
+}
+
+/// Says that there are messages, as a producer that wakes somebody would.
+pub(crate) async fn notify(connection: &mut PgConnection, channel: &str) -> Result<(), Error> {
+    let sql = "select pg_notify($1, '')";
+    sqlx::query(sql).bind(channel).execute(connection).await?;
+    Ok(())
 }
 
 /// Reads what a handler would, so that the compiler keeps it.

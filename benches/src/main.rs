@@ -1,12 +1,17 @@
 //! Benchmarks: `cargo run --release -p outbox-bench -- <workload>`. What is measured is in
-//! `workload/`, one file each; the limit it is compared with in `bare`; the counters and medians
-//! in `measure`; the server and its databases in `server`; what is printed in `report`.
+//! `workload/`; what they share of a worker in `ours` and the limit it is compared with in `bare`;
+//! rounds of both in `round`; the counters and medians in `measure`; the server in `server` and what
+//! is in its databases in `state`; what is printed in `report`.
 
 mod arguments;
 mod bare;
 mod measure;
+mod ours;
+mod plot;
 mod report;
+mod round;
 mod server;
+mod state;
 mod workload;
 
 use std::process::ExitCode;
@@ -20,14 +25,21 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(problem) => {
-            report::problem(&problem);
-            return ExitCode::from(2);
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let ended = if let [hidden, url] = given.as_slice()
+        && hidden == workload::processes::HIDDEN
+    {
+        workload::processes::child(url).await
+    } else {
+        match Arguments::parse(given.into_iter()) {
+            Ok(arguments) => run(&arguments).await,
+            Err(problem) => {
+                report::problem(&problem);
+                return ExitCode::from(2);
+            }
         }
     };
-    match run(&arguments).await {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::failure(&*error);
@@ -46,7 +58,22 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
             Workload::Enqueue => workload::enqueue::run(&bench, arguments, &report).await?,
             Workload::Idle => workload::idle::run(&bench, arguments, &report).await?,
             Workload::Latency => workload::latency::run(&bench, arguments, &report).await?,
+            Workload::Much(much) => {
+                workload::states::run(&bench, arguments, &report, *much).await?;
+            }
+            Workload::Few => workload::few::run(&bench, arguments, &report).await?,
+            Workload::Tuned => workload::tuned::run(&bench, arguments, &report).await?,
+            Workload::Processes => workload::processes::run(&bench, arguments, &report).await?,
+            Workload::Sustained { snapshot } => {
+                workload::sustained::run(&bench, arguments, &report, *snapshot).await?;
+            }
+            Workload::Loaded => workload::loaded::run(&bench, arguments, &report).await?,
+            Workload::Scheduled => workload::scheduled::run(&bench, arguments, &report).await?,
+            Workload::Queues => workload::queues::run(&bench, arguments, &report).await?,
         }
     }
-    Ok(())
+    match &arguments.plot {
+        Some(folder) => plot::write(folder, &report.results()),
+        None => Ok(()),
+    }
 }

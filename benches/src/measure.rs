@@ -28,6 +28,12 @@ impl Spread {
         }
     }
 
+    /// For people, with so many decimals.
+    pub(crate) fn line(self, decimals: usize) -> String {
+        let Self { min, median, max } = self;
+        format!("{median:.decimals$} (min {min:.decimals$}, max {max:.decimals$})")
+    }
+
     pub(crate) fn json(self) -> Value {
         json!({ "min": self.min, "median": self.median, "max": self.max })
     }
@@ -50,7 +56,10 @@ pub(crate) struct Statement {
     pub(crate) calls: f64,
     /// The server's time in it, in milliseconds.
     pub(crate) milliseconds: f64,
-    buffers_hit: f64,
+    /// Rows it returned or changed.
+    rows: f64,
+    /// Found in the server's memory or read into it.
+    buffers: f64,
 }
 
 /// What a stretch of work cost the server.
@@ -71,7 +80,8 @@ impl Cost {
         json!({
             "statements": self.calls().map(each),
             "server_microseconds": self.milliseconds().map(|total| each(total * 1_000.0)),
-            "buffers_hit": self.buffers_hit().map(each),
+            "buffers": self.buffers().map(each),
+            "claim_buffers": self.claim_buffers(),
             "wal_bytes": each(self.wal_bytes),
             "dead_tuples": each(self.dead_tuples),
         })
@@ -85,8 +95,20 @@ impl Cost {
         self.sum(|statement| statement.milliseconds)
     }
 
-    fn buffers_hit(&self) -> Option<f64> {
-        self.sum(|statement| statement.buffers_hit)
+    fn buffers(&self) -> Option<f64> {
+        self.sum(|statement| statement.buffers)
+    }
+
+    /// Buffers of the claims, for each message that was leased; claims that found none included.
+    pub(crate) fn claim_buffers(&self) -> Option<f64> {
+        let of_claims = |of: fn(&Statement) -> f64| {
+            self.sum(|statement| {
+                let claims = statement.label.starts_with("Leases ");
+                if claims { of(statement) } else { 0.0 }
+            })
+        };
+        let leased = of_claims(|statement| statement.rows)?;
+        Some(of_claims(|statement| statement.buffers)? / leased.max(1.0))
     }
 
     fn sum(&self, of: impl Fn(&Statement) -> f64) -> Option<f64> {
@@ -101,10 +123,11 @@ impl Cost {
             None => "?".to_owned(),
         };
         format!(
-            "per message: {} statements, {} us in the server, {} buffers hit, {:.0} B of WAL, {:.2} dead tuples",
+            "per message: {} statements, {} us in the server, {} buffers ({} in claims), {:.0} B of WAL, {:.2} dead tuples",
             known(self.calls(), 4),
             known(self.milliseconds().map(|total| total * 1_000.0), 2),
-            known(self.buffers_hit(), 1),
+            known(self.buffers(), 1),
+            known(self.claim_buffers().map(|each| each * messages as f64), 1),
             each(self.wal_bytes),
             each(self.dead_tuples),
         )
@@ -118,7 +141,7 @@ impl Cost {
                 "{:>7} calls, each {:>7.3} ms, {:>6.0} buffers  {}",
                 statement.calls,
                 statement.milliseconds / statement.calls.max(1.0),
-                statement.buffers_hit / statement.calls.max(1.0),
+                statement.buffers / statement.calls.max(1.0),
                 statement.label
             )
         })
@@ -208,7 +231,8 @@ impl Count<'_> {
         };
         if self.meter.statements {
             let sql = "select s.query, s.calls::float8 as calls, s.total_exec_time,
-                 s.shared_blks_hit::float8 as buffers_hit
+                 s.rows::float8 as rows,
+                 (s.shared_blks_hit + s.shared_blks_read)::float8 as buffers
                  from pg_stat_statements as s join pg_database as d on d.oid = s.dbid
                  where d.datname = $1 order by s.calls desc";
             let rows = sqlx::query(sql)
@@ -221,7 +245,8 @@ impl Count<'_> {
                     label: first_line(row.try_get("query")?),
                     calls: row.try_get("calls")?,
                     milliseconds: row.try_get("total_exec_time")?,
-                    buffers_hit: row.try_get("buffers_hit")?,
+                    rows: row.try_get("rows")?,
+                    buffers: row.try_get("buffers")?,
                 });
             }
             cost.statements = Some(statements);

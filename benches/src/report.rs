@@ -5,16 +5,23 @@
     reason = "printing is what this module is for"
 )]
 
-use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::Value;
 
 /// Where results go.
 pub(crate) struct Report {
     json: bool,
+    // For the plots; never held over an await.
+    results: Mutex<Vec<Value>>,
 }
 
 impl Report {
     pub(crate) const fn new(json: bool) -> Self {
-        Self { json }
+        Self {
+            json,
+            results: Mutex::new(Vec::new()),
+        }
     }
 
     /// A line for people; left out of JSON.
@@ -27,14 +34,23 @@ impl Report {
     /// A result. `fields` are those every line has (`workload`, `ours`, `bare`, `ratio`) and what
     /// the workload adds; null where something cannot be measured on this server.
     pub(crate) fn result(&self, fields: Value) {
-        let fields: Map<String, Value> = match fields {
-            Value::Object(fields) => fields,
-            other => Map::from_iter([("result".to_owned(), other)]),
-        };
         if self.json {
-            println!("{}", Value::Object(fields));
+            println!("{fields}");
         }
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.push(fields);
     }
+
+    /// All results so far.
+    pub(crate) fn results(&self) -> Vec<Value> {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.clone()
+    }
+}
+
+/// A line for the process that started this one.
+pub(crate) fn to_parent(line: &str) {
+    println!("{line}");
 }
 
 /// A mistake in the command line.

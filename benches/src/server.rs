@@ -4,11 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use outbox::Draft;
-use outbox::postgres::{PgOutbox, PgStorage, WakeUps};
+use outbox::postgres::PgStorage;
 use outbox_testkit::postgres::{Server, ServerOptions, TestDatabase};
-use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, PgConnection};
 
 use crate::Error;
 use crate::measure::Meter;
@@ -17,11 +16,12 @@ use crate::measure::Meter;
 pub(crate) const QUEUE: &str = "bench";
 /// The kind of every message.
 pub(crate) const KIND: &str = "noop";
-const PAYLOAD_BYTES: usize = 100;
+/// The size of every payload.
+pub(crate) const PAYLOAD_BYTES: usize = 100;
 
 /// A server, and a meter on it.
 pub(crate) struct Bench {
-    server: Server,
+    pub(crate) server: Server,
     pub(crate) meter: Meter,
 }
 
@@ -53,21 +53,6 @@ impl Bench {
     pub(crate) async fn database(&self) -> Result<TestDatabase, Error> {
         let migrate = |url: String| async move { PgStorage::connect(&url).await?.migrate().await };
         Ok(self.server.database_from("outbox", migrate).await?)
-    }
-
-    /// A new database with this many messages that are due, vacuumed and analyzed: the state that
-    /// a server is in whose autovacuum had a minute.
-    pub(crate) async fn filled(&self, messages: usize) -> Result<TestDatabase, Error> {
-        let database = self.database().await?;
-        let outbox = PgOutbox::new().wake_ups(WakeUps::Off);
-        let mut connection = connect(&database).await?;
-        let mut transaction = connection.begin().await?;
-        let drafts = (0..messages).map(|_| draft());
-        outbox.enqueue_many(&mut transaction, drafts).await?;
-        transaction.commit().await?;
-        connection.close().await?;
-        database.execute("vacuum (analyze) outbox.message").await?;
-        Ok(database)
     }
 }
 
@@ -103,7 +88,7 @@ pub(crate) fn payload() -> Vec<u8> {
 }
 
 /// The lease of a handler that says nothing else.
-pub(crate) const LEASE_TTL: Duration = outbox::core::DEFAULT_LEASE_TTL;
+pub(crate) const LEASE_TTL: Duration = outbox::limits::DEFAULT_LEASE_TTL;
 
 fn throwaway() -> Result<Server, Error> {
     let durable = || ServerOptions::new().durable();

@@ -1,10 +1,17 @@
-//! The workloads, and what they share: a handler that does nothing and a worker that is stopped
-//! from outside.
+//! The workloads, and what they share: a handler that does nothing.
 
 pub(crate) mod drain;
 pub(crate) mod enqueue;
+pub(crate) mod few;
 pub(crate) mod idle;
 pub(crate) mod latency;
+pub(crate) mod loaded;
+pub(crate) mod processes;
+pub(crate) mod queues;
+pub(crate) mod scheduled;
+pub(crate) mod states;
+pub(crate) mod sustained;
+pub(crate) mod tuned;
 
 use outbox::{BoxFuture, Context, Definition, Handler, Outcome, Requirements};
 

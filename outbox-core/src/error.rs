@@ -30,9 +30,11 @@ pub enum ErrorKind {
     Unavailable,
     /// The storage answered with an error that will not pass by itself.
     Storage,
-    /// A payload could not be encoded or decoded.
+    /// A payload could not be written as JSON when it was enqueued. One that cannot be *read* is
+    /// no error of this kind: its message becomes a dead letter, `undecodable`.
     Codec,
-    /// The storage does not offer what was asked.
+    /// The storage does not offer what was asked. No storage of this workspace answers it: it is
+    /// for storages of others that lack a verb.
     Unsupported,
     /// Code given to `Blocking` panicked.
     Blocking,
@@ -68,11 +70,15 @@ impl ErrorKind {
             Self::InvalidConfig => "change the setting named above",
             Self::DuplicateHandler => "register one handler for each queue and kind",
             Self::MissingData => "call .data(value) on the worker before it runs",
-            Self::Unmigrated => "run PgStorage::migrate() once, before workers start",
-            Self::SchemaDrift => "bring the schema back to the one PgStorage::schema_sql() prints",
+            Self::Unmigrated => "run the storage's migrate() once, before workers start",
+            Self::SchemaDrift => {
+                "bring the schema back to the one the storage's schema_sql() prints"
+            }
             Self::Unavailable => "the call can be repeated; check that the database can be reached",
             Self::Storage => "read the source error; repeating the call will not help",
-            Self::Codec => "make the payload type and the stored bytes agree",
+            Self::Codec => {
+                "change the payload's Serialize; nothing was written and the transaction can go on"
+            }
             Self::Unsupported => "use a storage that offers this, or do without it",
             Self::Blocking => "fix the panic; its message is on standard error",
             Self::Runtime => {
@@ -210,6 +216,26 @@ mod tests {
             error.to_string(),
             "queue is empty (enqueue, OBX0001): change the message; nothing was written and the transaction can go on"
         );
+    }
+
+    #[test]
+    fn codes_are_pinned() {
+        for (kind, code) in [
+            (ErrorKind::InvalidMessage, "OBX0001"),
+            (ErrorKind::InvalidConfig, "OBX0002"),
+            (ErrorKind::DuplicateHandler, "OBX0003"),
+            (ErrorKind::MissingData, "OBX0004"),
+            (ErrorKind::Unmigrated, "OBX0005"),
+            (ErrorKind::SchemaDrift, "OBX0006"),
+            (ErrorKind::Unavailable, "OBX0007"),
+            (ErrorKind::Storage, "OBX0008"),
+            (ErrorKind::Codec, "OBX0009"),
+            (ErrorKind::Unsupported, "OBX0010"),
+            (ErrorKind::Blocking, "OBX0011"),
+            (ErrorKind::Runtime, "OBX0012"),
+        ] {
+            assert_eq!(kind.code(), code);
+        }
     }
 
     #[test]

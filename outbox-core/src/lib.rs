@@ -41,7 +41,7 @@ pub use retry::{CustomPolicy, FailedAttempt, MAX_DELAY, RetryPolicy};
 pub use runtime::{Runtime, timeout};
 pub use storage::{
     Cancel, Claim, ClaimRequest, Claimed, DeadLettered, Exchange, QueueLease, Renewal, Renewed,
-    Source, Storage,
+    Settled, Source, Storage,
 };
-pub use telemetry::{About, Event, Health, LossPhase, Observer, Report, Written, span};
+pub use telemetry::{About, Event, Health, LossPhase, Observer, Report, Written};
 pub use worker::{PreparedWorker, Worker, WorkerHandle};

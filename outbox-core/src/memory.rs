@@ -18,7 +18,7 @@ use crate::message::{Due, MessageId, NewMessage};
 use crate::outcome::{DeadReason, Settlement, Verdict};
 use crate::runtime::Runtime;
 use crate::storage::{
-    Cancel, Claim, ClaimRequest, DeadLettered, Renewal, Renewed, Source, Storage,
+    Cancel, Claim, ClaimRequest, DeadLettered, Renewal, Renewed, Settled, Source, Storage,
 };
 use clock::Clock;
 pub use message::{MemoryDeadLetter, MemoryMessage};
@@ -130,8 +130,7 @@ impl MemoryStorage {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics between two writes that belong together, so the state is whole.
-        let state = self.0.state.lock();
-        state.unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -171,10 +170,10 @@ impl Storage for MemoryStorage {
         Ok(self.state().claim(request))
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<MessageId>, Error> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, Error> {
         let mut state = self.state();
         let written = settlements.iter().filter(|one| state.settle(one));
-        Ok(written.map(|settlement| settlement.id).collect())
+        Ok(Settled::new(written.map(|one| one.id).collect()))
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
@@ -220,9 +219,7 @@ impl State {
         let now = self.clock.now();
         let mut claim = Claim::default();
         if request.resume {
-            let held = self.in_start_order(request, |m| m.is_held_by(request.token));
-            let held = held.iter().filter_map(|id| self.messages.get(id));
-            claim.messages = held.map(|m| m.claimed(request.token, now)).collect();
+            self.resume(request, &mut claim);
         }
         if claim.messages.is_empty() {
             match request.source {
@@ -238,6 +235,21 @@ impl State {
             claim.next_expiry = ends.min().map(|end| until(end, now));
         }
         claim
+    }
+
+    fn resume(&mut self, request: &ClaimRequest, claim: &mut Claim) {
+        let now = self.clock.now();
+        let held = self.in_start_order(request, |m| m.is_held_by(request.token));
+        for (place, id) in held.into_iter().enumerate() {
+            match self.messages.get_mut(&id) {
+                Some(message) if place < request.limit => {
+                    message.lease = message.lease_for(request, now);
+                    claim.messages.push(message.claimed(request.token, now));
+                }
+                Some(message) => message.release(),
+                None => {}
+            }
+        }
     }
 
     fn claim_pending(&mut self, request: &ClaimRequest, claim: &mut Claim) {
@@ -264,16 +276,12 @@ impl State {
                 continue;
             };
             let suspect = message.lease_losses > 0;
-            if let Some(reason) = message.reason_to_die() {
-                claim.dead.push(DeadLettered {
-                    id,
-                    queue: Arc::clone(&message.queue),
-                    kind: Arc::clone(&message.kind),
-                    reason,
-                });
+            if let Some(reason) = message.reason_to_die(request) {
+                let (queue, kind) = (Arc::clone(&message.queue), Arc::clone(&message.kind));
+                claim.dead.push(DeadLettered::new(id, queue, kind, reason));
                 self.bury(id, reason);
             } else if claim.messages.is_empty() || !suspect {
-                message.lease_losses += 1;
+                message.lease_losses = message.lease_losses.saturating_add(1);
                 claim.messages.push(message.lease_to(request, now));
                 if suspect || claim.messages.len() == request.limit {
                     return;
@@ -303,21 +311,18 @@ impl State {
                 self.messages.remove(id);
             }
             Verdict::Retry { after, error } => {
-                message.due = now + *after;
+                message.due = later(now, *after);
                 message.lease = None;
                 message.lease_losses = 0;
                 message.last_error = Some(error.clone());
             }
             Verdict::Snooze { after } => {
-                message.due = now + *after;
+                message.due = later(now, *after);
                 message.lease = None;
                 message.lease_losses = 0;
                 message.attempts = message.attempts.saturating_sub(1);
             }
-            Verdict::Release => {
-                message.lease = None;
-                message.attempts = message.attempts.saturating_sub(1);
-            }
+            Verdict::Release => message.release(),
             Verdict::Dead { reason, error } => {
                 message.last_error = Some(error.clone());
                 self.bury(*id, *reason);
@@ -327,14 +332,11 @@ impl State {
     }
 
     fn renew(&mut self, renewal: &Renewal) -> bool {
-        let now = self.clock.now();
-        match self
-            .messages
-            .get_mut(&renewal.held.id)
-            .map(|m| &mut m.lease)
-        {
-            Some(Some((token, end))) if *token == renewal.held.token => {
-                *end = (*end).max(now + renewal.lease_ttl);
+        let renewed = later(self.clock.now(), renewal.lease_ttl);
+        let message = self.messages.get_mut(&renewal.held.id);
+        match message.and_then(|message| message.lease.as_mut()) {
+            Some((token, end)) if *token == renewal.held.token => {
+                *end = renewed.max(*end);
                 true
             }
             _ => false,
@@ -351,6 +353,12 @@ impl State {
             });
         }
     }
+}
+
+/// Times beyond the clock's range are as late as it goes: 100 years and more from now.
+fn later(now: SystemTime, by: Duration) -> SystemTime {
+    now.checked_add(by.min(crate::retry::MAX_DELAY))
+        .unwrap_or(now)
 }
 
 fn until(instant: SystemTime, now: SystemTime) -> Duration {

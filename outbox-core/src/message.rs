@@ -46,9 +46,8 @@ impl Headers {
     }
 }
 
-/// When a message becomes available.
+/// When a message becomes available. Complete, as [`Verdict`](crate::Verdict) is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Due {
     /// At once.
     Now,
@@ -94,12 +93,18 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
         &[]
     }
 
-    /// The group of this message, if its messages must run one at a time and in order.
+    /// The group of this message. It is stored with the message and handed to the handler, and
+    /// does not order anything yet: messages of a group run side by side like any others. Order
+    /// per group is for a later release.
     fn group(&self) -> Option<String> {
         None
     }
 
     /// The deduplication key of this message: at most one message of a queue and key is live.
+    ///
+    /// Transactions that enqueue the same keys in different orders can deadlock, like any that
+    /// lock the same things in different orders; the database then aborts one of them. Enqueue
+    /// keyed messages in one order everywhere, such as sorted by key.
     fn key(&self) -> Option<String> {
         None
     }
@@ -148,7 +153,7 @@ pub struct NewMessage {
     pub priority: i16,
     /// At most one live message for each queue and key.
     pub key: Option<String>,
-    /// Messages of one group run one at a time.
+    /// Its group: stored, and not ordered yet; see [`Message::group`].
     pub group: Option<String>,
     /// The caller's own reference: a tenant, a user, an order.
     pub tag: Option<String>,
@@ -278,7 +283,7 @@ impl Draft {
         self.with(|new| new.key = Some(key.into()))
     }
 
-    /// Sets the group.
+    /// Sets the group, which is stored and not ordered yet; see [`Message::group`].
     pub fn group(self, group: impl Into<String>) -> Self {
         self.with(|new| new.group = Some(group.into()))
     }
@@ -328,8 +333,8 @@ impl Draft {
         check_headers(&new.headers)?;
         if new.payload.len() > max_payload_bytes {
             return Err(invalid(format!(
-                "the payload has {} bytes, the limit is {max_payload_bytes}; \
-                 store large content elsewhere and enqueue a reference",
+                "the payload has {} bytes, the limit is {max_payload_bytes}; store large content \
+                 elsewhere and enqueue a reference, or raise max_payload_bytes of the producer",
                 new.payload.len()
             )));
         }
@@ -368,13 +373,18 @@ impl IntoDraft for Draft {
     }
 }
 
-/// Checks a name: not empty, at most [`MAX_NAME_BYTES`], no NUL.
+/// Checks a name: at most [`MAX_NAME_BYTES`], no NUL, and something other than whitespace in it.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidMessage`] naming `field`.
 pub fn check_name(field: &str, value: &str) -> Result<(), Error> {
     if value.is_empty() {
         return Err(invalid(format!("the {field} is empty")));
+    }
+    if value.trim().is_empty() {
+        return Err(invalid(format!(
+            "the {field} is only whitespace, and needs a character that can be seen"
+        )));
     }
     if value.len() > MAX_NAME_BYTES {
         return Err(invalid(format!(
@@ -488,6 +498,43 @@ mod tests {
     }
 
     #[test]
+    fn names_of_nothing_but_whitespace_are_refused_and_whitespace_within_is_kept() {
+        for blank in [" ", "\t\r\n", "\u{a0}\u{2003}"] {
+            for (bad, field) in [
+                (draft().queue(blank), "queue"),
+                (Draft::json("mail", blank, &1), "kind"),
+                (draft().content_type(blank), "content type"),
+                (draft().key(blank), "key"),
+                (draft().group(blank), "group"),
+                (draft().tag(blank), "tag"),
+                (draft().header(blank, "v"), "header name"),
+            ] {
+                let refused = refusal(bad);
+                let expected = format!(
+                    "the {field} is only whitespace, and needs a character that can be seen"
+                );
+                assert!(refused.starts_with(&expected), "{refused}");
+            }
+        }
+        let kept = draft().queue(" mail room ").header("h", " ").check(100);
+        let kept = kept.expect("it can be seen");
+        assert_eq!(
+            (&*kept.queue, kept.headers.get("h")),
+            (" mail room ", Some(" "))
+        );
+    }
+
+    #[test]
+    fn a_payload_that_is_too_large_is_refused_with_the_setting_that_allows_it() {
+        let refused = refusal(Draft::bytes("q", "k", vec![0; 101]));
+        assert!(
+            refused.starts_with("the payload has 101 bytes, the limit is 100; ")
+                && refused.contains("max_payload_bytes"),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn attempts_priority_and_due_have_ranges() {
         assert!(refusal(draft().max_attempts(0)).contains("max_attempts is 0"));
         assert!(refusal(draft().max_attempts(32_768)).contains("32768"));
@@ -507,6 +554,7 @@ mod tests {
             .check(100)
             .expect_err("JSON keys are text");
         assert_eq!(error.kind(), ErrorKind::Codec);
+        assert!(error.advice().contains("nothing was written"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What a run decided, and what is written down about it. Pure values.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::error::BoxError;
-use crate::lease::LeaseToken;
+use crate::lease::{Held, LeaseToken};
 use crate::message::MessageId;
 
 /// What a run of a handler decided about its message.
@@ -112,8 +112,13 @@ impl fmt::Display for DeadReason {
 }
 
 /// What a settle writes about one message.
+///
+/// Complete, unlike most enums here: a storage has to write each of them, and is told by the
+/// compiler of one that it does not know.
+///
+/// A worker sends delays of at most [`MAX_DELAY`](crate::MAX_DELAY), and error texts without NUL of
+/// at most [`MAX_ERROR_BYTES`]: a storage need not cut them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Verdict {
     /// Delete the message: its work is done.
     Done,
@@ -147,6 +152,7 @@ pub enum Verdict {
 
 /// One message to settle. It is written only while `token` still holds the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Settlement {
     /// The message.
     pub id: MessageId,
@@ -156,21 +162,51 @@ pub struct Settlement {
     pub verdict: Verdict,
 }
 
+impl Settlement {
+    /// Writes `verdict` about the message while the token still holds it.
+    #[must_use]
+    pub const fn new(held: Held, verdict: Verdict) -> Self {
+        Self {
+            id: held.id,
+            token: held.token,
+            verdict,
+        }
+    }
+}
+
 /// Longest error text kept with a message, in bytes.
 pub const MAX_ERROR_BYTES: usize = 8 * 1024;
 
 /// The text stored for an error: the whole chain of causes, at most [`MAX_ERROR_BYTES`] long,
-/// with NUL replaced, which text columns refuse.
+/// with NUL replaced, which text columns refuse. An error that is its own cause, or whose text
+/// never ends, is cut at that length.
 #[must_use]
 pub fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
+    let mut text = Bounded(String::new());
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if write!(text, "{error}").is_err() {
+            break;
+        }
+        next = error.source();
+        if next.is_some() && text.write_str(": ").is_err() {
+            break;
+        }
     }
-    clip_error(text)
+    clip_error(text.0)
+}
+
+/// Refuses more once it holds too much, which ends the writing of an endless text.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push_str(text);
+        if self.0.len() > MAX_ERROR_BYTES {
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
 }
 
 /// Cuts and cleans a text so that every storage can keep it as an error.

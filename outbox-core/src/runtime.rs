@@ -11,7 +11,8 @@ use futures_util::future::{BoxFuture, Either, select};
 ///
 /// # Implementing
 /// All methods may be called from any thread on which the worker runs. The default `now` and
-/// `spawn_blocking` suit every runtime on the operating system's clock.
+/// `spawn_blocking` suit every runtime on the operating system's clock. The suite that every
+/// runtime has to pass is `outbox_testkit::runtime_suite!`.
 pub trait Runtime: Send + Sync + 'static {
     /// Starts `task` in the background. It runs until it ends; nobody joins or aborts it.
     fn spawn(&self, task: BoxFuture<'static, ()>);

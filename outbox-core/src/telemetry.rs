@@ -1,4 +1,4 @@
-//! What a worker tells about itself: events, counters, health, and the names of its spans.
+//! What a worker tells about itself: events, counters and health.
 //! Everything about a message is told after the write about it landed, never before.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +9,6 @@ use crate::error::Error;
 use crate::message::MessageId;
 use crate::outcome::DeadReason;
 use crate::storage::Source;
-
-/// Names of the tracing spans, after OpenTelemetry's operation types.
-pub mod span {
-    /// Writing a message: `send`.
-    pub const ENQUEUE: &str = "send";
-    /// Leasing messages: `receive`.
-    pub const CLAIM: &str = "receive";
-    /// Running a handler: `process`.
-    pub const RUN: &str = "process";
-    /// Writing outcomes: `settle`.
-    pub const SETTLE: &str = "settle";
-}
 
 /// The message an event speaks of.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +137,12 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Report {
             $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl std::ops::AddAssign for Report {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)+
+            }
         }
 
         #[derive(Default)]

@@ -1,22 +1,28 @@
 //! The worker: what a caller configures and runs. The loops behind it are one file each: `run`
-//! owns the state, `claim` decides what to take, `execute` runs a handler, `settle` writes
-//! outcomes, `heartbeat` renews leases, `shutdown` is the signal that ends them.
+//! owns the state, `claim` decides what to take, `execute` runs a handler, `verdict` says what
+//! becomes of its message, `settle` keeps what is to be written, `heartbeat` renews leases,
+//! `shutdown` is the signal that ends them.
 
+mod backoff;
 mod claim;
 mod execute;
 mod heartbeat;
+mod rate;
 mod registry;
 mod run;
 mod settle;
 mod shutdown;
+mod verdict;
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt, select};
 
 use self::registry::Registry;
 use self::run::{Agent, Ending};
@@ -234,6 +240,14 @@ impl PreparedWorker {
         self.start(Ending::OnShutdown, shutdown).await
     }
 
+    /// See [`Worker::run`].
+    ///
+    /// # Errors
+    /// As [`Worker::run_until`].
+    pub async fn run(self) -> Result<Report, Error> {
+        self.run_until(std::future::pending()).await
+    }
+
     /// See [`Worker::run_until_idle`].
     ///
     /// # Errors
@@ -257,7 +271,11 @@ impl PreparedWorker {
         let telemetry = Arc::clone(&self.telemetry);
         let agent = Agent::new(self, ending);
         runtime.spawn(Box::pin(async move {
-            let report = agent.run().await;
+            let report = match AssertUnwindSafe(agent.run()).catch_unwind().await {
+                Ok(report) => report,
+                // The heartbeat ends with the agent, and handlers end with this future.
+                Err(panic) => Err(worker_panic(panic)),
+            };
             // Here as well as below: handles live on when the caller drops the future.
             telemetry.set_health(Health::Stopped);
             // The receiver is gone if the caller dropped the future; then nobody wants to know.
@@ -331,6 +349,12 @@ impl Drop for StopIfDropped {
     fn drop(&mut self) {
         self.0.shutdown.cancel();
     }
+}
+
+fn worker_panic(panic: Box<dyn Any + Send>) -> Error {
+    let message = format!("the worker panicked: {}", verdict::panic_message(panic));
+    Error::new(ErrorKind::Runtime, "run", message)
+        .with_advice("this is a bug in outbox, in its storage or in its runtime: report it")
 }
 
 fn check_settings(settings: &Settings) -> Result<(), Error> {

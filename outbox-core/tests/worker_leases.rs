@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outbox_core::{
-    Context, DeadReason, Definition, Handler, Outcome, Requirements, Runtime, Source,
+    Context, DeadReason, Definition, Draft, Handler, Outcome, Requirements, Runtime, Source, Worker,
 };
-use support::{Fault, Log, Rig, SECOND, Scripted, draft, number, plan};
+use outbox_testkit::{Fault as Strike, FaultStorage, Operation};
+use support::{Fault, Log, Rig, SECOND, Script, Scripted, draft, number, plan};
 
 /// A worker whose handlers take this long.
-fn slow(rig: &Rig, time: Duration) -> outbox_core::Worker {
+fn slow(rig: &Rig, time: Duration) -> Worker {
     let sim = rig.sim.clone();
     rig.worker(move |_| {
         let sim = sim.clone();
@@ -21,6 +22,21 @@ fn slow(rig: &Rig, time: Duration) -> outbox_core::Worker {
             Outcome::Done
         }
     })
+}
+
+/// Handles queue `short` by the script, with the shortest lease.
+struct Short;
+
+impl Handler for Short {
+    fn definition() -> Definition {
+        Definition::new("short", "short")
+            .kinds(vec!["k".into()])
+            .lease_ttl(SECOND)
+    }
+    fn requires(_: &mut Requirements) {}
+    fn call(context: Context) -> outbox_core::BoxFuture<'static, Outcome> {
+        Scripted::call(context)
+    }
 }
 
 #[test]
@@ -89,6 +105,136 @@ fn a_lease_that_cannot_be_renewed_is_given_up_before_another_may_take_it() {
 }
 
 #[test]
+fn a_renewal_that_hangs_does_not_hold_up_the_watchdog() {
+    let rig = Rig::new();
+    let id = rig.enqueue(draft(0));
+    plan(&rig.storage.renews, [Fault::Hang; 40]);
+    // Nobody takes the message when its lease ends.
+    plan(&rig.storage.claims, [Fault::None; 3]);
+    plan(&rig.storage.claims, [Fault::Before; 1_000]);
+    rig.start(slow(&rig, SECOND * 300));
+    rig.pass(SECOND * 30 - Duration::from_millis(1));
+    assert_eq!(rig.events.count(&format!("lost {id} Held")), 0);
+    rig.pass(Duration::from_millis(2));
+    assert_eq!(rig.events.count(&format!("lost {id} Held")), 1);
+}
+
+#[test]
+fn a_lease_that_ends_before_the_next_beat_is_given_up_when_it_ends() {
+    let rig = Rig::new();
+    let storage = FaultStorage::new(Arc::new(rig.memory().clone()), Arc::new(rig.sim.clone()));
+    // The claim of second 3 is answered in second 31, between the beats of second 30 and 40.
+    let late = Strike::SlowReply(SECOND * 28);
+    storage.plan(Operation::Claim, [Strike::None, Strike::None, late]);
+    // Nobody takes the message when its lease ends.
+    storage.plan(Operation::Claim, [Strike::Before; 1_000]);
+    let lost = Log::default();
+    let (log, sim) = (lost.clone(), rig.sim.clone());
+    let handler = move |context: Context| {
+        let (log, sim) = (log.clone(), sim.clone());
+        async move {
+            log.add(format!("runs at {:?}", sim.elapsed()));
+            let lease = context.lease().clone();
+            let watch = sim.clone();
+            sim.spawn(Box::pin(async move {
+                lease.lost().await;
+                log.add(format!("lost at {:?}", watch.elapsed()));
+            }));
+            std::future::pending().await
+        }
+    };
+    let worker = Worker::new(Arc::new(storage), Arc::new(rig.sim.clone()))
+        .data(Script(Box::new(move |context| Box::pin(handler(context)))))
+        .register::<Scripted>()
+        .poll_interval(SECOND * 3_600)
+        .storage_timeout(SECOND * 60);
+    rig.start(worker);
+    rig.pass(SECOND * 3);
+    rig.enqueue(draft(0));
+    rig.pass(SECOND * 40);
+    assert_eq!(lost.all(), ["runs at 31s", "lost at 33s"]);
+}
+
+#[test]
+fn a_message_whose_lease_was_over_when_the_claim_answered_does_not_start() {
+    let rig = Rig::new();
+    let id = rig.enqueue(Draft::json("short", "k", &0));
+    plan(&rig.storage.claims, [Fault::None, Fault::Late]);
+    let worker = slow(&rig, Duration::from_millis(100)).register::<Short>();
+    rig.start(worker);
+    rig.pass(SECOND * 20);
+    let events = rig.events.all();
+    let about: Vec<_> = events
+        .iter()
+        .filter(|event| !event.starts_with("claimed"))
+        .collect();
+    let expected = [
+        format!("lost {id} Held"),
+        format!("started {id}"),
+        format!("settled {id} Done"),
+    ];
+    assert_eq!(about, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_worker_that_reclaims_its_own_message_runs_it_once_and_settles_it_once() {
+    let rig = Rig::new();
+    let id = rig.enqueue(draft(0));
+    let ends = Log::default();
+    let (log, sim) = (ends.clone(), rig.sim.clone());
+    let worker = rig.worker(move |context| {
+        struct Note(Log, outbox_testkit::SimRuntime, u32);
+        impl Drop for Note {
+            fn drop(&mut self) {
+                self.0.add(format!("fence {}", self.2));
+            }
+        }
+        let note = Note(log.clone(), sim.clone(), context.lease().fence());
+        async move {
+            note.1.sleep(SECOND * 9).await;
+            Outcome::Done
+        }
+    });
+    let handle = rig.start(worker);
+    rig.pass(SECOND * 5);
+    rig.memory().expire_leases();
+    // The look for expired leases comes before the first end.
+    rig.pass(SECOND * 3);
+    assert_eq!(handle.report().reclaimed, 1);
+    assert_eq!(ends.all(), ["fence 1"], "the former run was stopped");
+    assert_eq!(rig.events.count(&format!("lost {id} Held")), 1);
+    rig.pass(SECOND * 20);
+    let report = handle.report();
+    assert_eq!((report.done, report.lease_lost), (1, 1));
+    assert_eq!((report.unresolved, report.fenced_writes), (0, 0));
+    assert!(rig.memory().messages().is_empty());
+}
+
+#[test]
+fn outcomes_under_a_former_and_under_the_present_lease_are_told_apart() {
+    let rig = Rig::new();
+    let id = rig.enqueue(draft(0));
+    // The poll at one second answers at three that a lease has ended. Meanwhile the handler ended
+    // too: its outcome goes with the claim that takes the message anew, and cannot be written
+    // until the second run has ended as well.
+    plan(&rig.storage.claims, [Fault::None; 3]);
+    plan(&rig.storage.claims, [Fault::Late]);
+    plan(&rig.storage.settles, [Fault::Before; 12]);
+    let handle = rig.start(slow(&rig, SECOND * 2));
+    rig.pass(SECOND / 2);
+    rig.memory().expire_leases();
+    rig.pass(SECOND * 60);
+    let report = handle.report();
+    assert_eq!((report.started, report.reclaimed), (2, 1), "{report:?}");
+    assert_eq!(
+        (report.done, report.unresolved, report.lease_lost),
+        (1, 1, 0)
+    );
+    assert_eq!(rig.events.count(&format!("settled {id} Done")), 1);
+    assert!(rig.memory().messages().is_empty());
+}
+
+#[test]
 fn an_outcome_that_comes_after_the_loss_is_not_written() {
     let rig = Rig::new();
     let id = rig.enqueue(draft(0));
@@ -144,16 +290,12 @@ fn a_settle_of_a_lost_lease_is_refused_and_told_and_its_batch_is_written() {
     assert_eq!(stolen.len(), 5);
     // The other gives four of them back as it ends; the fifth stays with it.
     for held in &stolen[1..] {
-        let settlement = outbox_core::Settlement {
-            id: held.id,
-            token: held.token,
-            verdict: outbox_core::Verdict::Done,
-        };
+        let settlement = outbox_core::Settlement::new(*held, outbox_core::Verdict::Done);
         let storage = rig.memory().clone();
         let written = rig
             .sim
             .block_on(async move { outbox_core::Storage::settle(&storage, &[settlement]).await });
-        assert_eq!(written.expect("memory does not fail").len(), 1);
+        assert_eq!(written.expect("memory does not fail").written.len(), 1);
     }
     let fresh = rig.enqueue(draft(9));
     rig.pass(SECOND * 7);
@@ -275,6 +417,27 @@ fn a_lease_that_ends_on_the_last_attempt_is_a_visible_dead_letter() {
         rig.memory().dead_letters()[0].reason,
         DeadReason::LeaseExpired
     );
+}
+
+#[test]
+fn a_handler_that_allows_more_attempts_than_the_message_keeps_it_after_a_crash() {
+    struct Patient;
+    impl Handler for Patient {
+        fn definition() -> Definition {
+            Scripted::definition().max_attempts(3)
+        }
+        fn requires(_: &mut Requirements) {}
+        fn call(context: Context) -> outbox_core::BoxFuture<'static, Outcome> {
+            Scripted::call(context)
+        }
+    }
+    let rig = Rig::new();
+    rig.enqueue(draft(0).max_attempts(1));
+    let stuck = rig.scripted(|_| std::future::pending());
+    rig.run_and_kill(stuck.register::<Patient>(), SECOND);
+    let worker = rig.scripted(|_| async { Outcome::Done });
+    let report = rig.run(worker.register::<Patient>());
+    assert_eq!((report.dead, report.done), (0, 1));
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn without_hints_a_message_waits_for_the_poll_and_no_longer() {
         async fn settle(
             &self,
             settlements: &[outbox_core::Settlement],
-        ) -> Result<Vec<outbox_core::MessageId>, outbox_core::Error> {
+        ) -> Result<outbox_core::Settled, outbox_core::Error> {
             self.0.settle(settlements).await
         }
         async fn renew(

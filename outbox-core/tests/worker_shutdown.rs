@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use outbox_core::{Health, Outcome, Runtime, Worker};
-use support::{Fault, Log, Rig, SECOND, draft, plan};
+use outbox_core::{BoxFuture, Context, Health, Outcome, Runtime, Worker};
+use outbox_testkit::SimRuntime;
+use support::{Fault, Log, Rig, SECOND, Script, Scripted, draft, number, plan};
 
 fn slow(rig: &Rig, time: Duration) -> Worker {
     let sim = rig.sim.clone();
@@ -154,6 +157,30 @@ fn outcomes_are_written_before_the_worker_returns_even_through_failures() {
 }
 
 #[test]
+fn a_cancelled_message_is_given_back_behind_a_settle_that_takes_longer_than_handlers_may() {
+    let rig = Rig::new();
+    rig.enqueue_plain(2);
+    // Answered two seconds after it was sent, at 3 s; cancelled handlers are waited for until 2.5 s.
+    plan(&rig.storage.settles, [Fault::Late]);
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |context| {
+        let sim = sim.clone();
+        async move {
+            sim.sleep(SECOND).await;
+            if support::number(&context) == 1 {
+                std::future::pending().await
+            }
+            Outcome::Done
+        }
+    });
+    let report = rig.run_for(worker.grace(Duration::ZERO), SECOND * 3 / 2);
+    assert_eq!((report.done, report.released), (1, 1));
+    assert_eq!(rig.sim.elapsed(), SECOND * 3);
+    let left = rig.memory().messages();
+    assert_eq!((left.len(), left[0].lease, left[0].attempts), (1, None, 0));
+}
+
+#[test]
 fn a_storage_that_stays_down_does_not_keep_a_worker_from_ending() {
     let rig = Rig::new();
     rig.enqueue(draft(0));
@@ -199,4 +226,79 @@ fn a_stopped_worker_makes_no_more_calls() {
     let calls = rig.storage.log.all().len();
     rig.pass(SECOND * 100);
     assert_eq!(rig.storage.log.all().len(), calls);
+}
+
+#[test]
+fn a_shutdown_after_a_claim_whose_reply_was_lost_gives_its_messages_back() {
+    let rig = Rig::new();
+    rig.enqueue_plain(3);
+    plan(&rig.storage.claims, [Fault::None, Fault::After]);
+    let report = rig.run_for(slow(&rig, SECOND), Duration::from_millis(1));
+    assert_eq!(report.started, 0);
+    let messages = rig.memory().messages();
+    assert_eq!(messages.len(), 3);
+    for message in messages {
+        assert_eq!((message.lease, message.attempts), (None, 0));
+    }
+    assert!(rig.sim.elapsed() < SECOND, "{:?}", rig.sim.elapsed());
+}
+
+#[test]
+fn a_shutdown_asks_only_once_for_a_claim_whose_reply_was_lost() {
+    let rig = Rig::new();
+    rig.enqueue_plain(3);
+    plan(&rig.storage.claims, [Fault::None, Fault::After]);
+    plan(&rig.storage.claims, [Fault::Before; 100]);
+    rig.run_for(slow(&rig, SECOND), Duration::from_millis(1));
+    assert_eq!(rig.storage.log.count("claim Pending"), 2);
+}
+
+#[test]
+fn a_worker_that_drains_does_not_spin_while_a_call_is_on_its_way() {
+    let rig = Rig::new();
+    let ids = rig.enqueue_plain(2);
+    *rig.storage.busy.lock().expect("no panic") = vec![ids[0]];
+    // The first outcome waits from 1 s to 2 s; the second is asked at 1.5 s and answered at 3.5 s.
+    plan(&rig.storage.settles, [Fault::None, Fault::Late]);
+    let sim = rig.sim.clone();
+    let script = move |context: Context| {
+        let sim = sim.clone();
+        async move {
+            if number(&context) == 1 {
+                sim.sleep(SECOND * 3 / 2).await;
+            }
+            Outcome::Done
+        }
+    };
+    let runtime = NoSpin(rig.sim.clone(), AtomicUsize::new(0));
+    let worker = Worker::new(Arc::new(rig.storage.clone()), Arc::new(runtime))
+        .data(Script(Box::new(move |context| Box::pin(script(context)))))
+        .register::<Scripted>();
+    let report = rig.run_for(worker.grace(SECOND * 5), SECOND / 10);
+    assert_eq!(report.done, 1);
+}
+
+/// The simulated runtime, which notices a loop that sleeps for no time.
+struct NoSpin(SimRuntime, AtomicUsize);
+
+impl Runtime for NoSpin {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration.is_zero() {
+            let sleeps = self.1.fetch_add(1, Ordering::Relaxed);
+            assert!(sleeps < 100, "it sleeps again and again for no time");
+        }
+        self.0.sleep(duration)
+    }
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+        self.0.spawn_thread(name, task)
+    }
+    fn now(&self) -> std::time::Instant {
+        self.0.now()
+    }
+    fn spawn_blocking(&self, task: Box<dyn FnOnce() + Send>) {
+        self.0.spawn_blocking(task);
+    }
 }

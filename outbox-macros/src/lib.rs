@@ -14,18 +14,22 @@
 //!
 //! | key | in | value | default |
 //! |---|---|---|---|
-//! | `kind` | job, message | the stored name, 1 to 255 bytes | the function's name; the type's in snake case |
+//! | `kind` | job, message | the stored name, 1 to 255 bytes, not only whitespace | the function's name; the type's in snake case |
 //! | `aliases("..", ..)` | job, message | names it had before; messages stored under them still run | none |
-//! | `queue` | all | 1 to 255 bytes | `"default"`; for a subscriber, its message's queue |
+//! | `queue` | all | 1 to 255 bytes, not only whitespace | `"default"`; for a subscriber, its message's queue |
 //! | `max_attempts` | all | 1 to 32767 | 10; for a subscriber, what the message says |
 //! | `priority` | job | -3 (first) to 3 (last) | 0 |
-//! | `group`, `key` | message | an expression over `self` that can be displayed | none |
+//! | `key` | message | an expression over `self` that can be displayed, and is no `Option` | none |
+//! | `group` | message | the same; stored with the message, and not ordered yet | none |
 //! | `lease_ttl_seconds`, or `lease_ttl` | job, subscriber | whole seconds, or text such as `"2m"`; 1 second to 24 hours | 30 seconds |
 //! | `timeout_seconds`, or `timeout` | job, subscriber | whole seconds, or text such as `"500ms"`; the limit of one run | none |
 //! | `retry` | job, subscriber | an expression of type `RetryPolicy`, evaluated when the handler is registered | exponential, 1 second to 5 minutes |
 //! | `crate` | all | the path of `outbox` | `::outbox` |
 //!
 //! Durations as text are a whole number and one unit: `ms`, `s`, `m` or `h`.
+//!
+//! `key` and `group` are settings of every message of a type. Where only some messages have one,
+//! leave the setting out and call `.key(..)` or `.group(..)` on the draft of those.
 //!
 //! # Handlers
 //! `#[job]` and `#[subscriber]` go on a free `async fn` without generics. Its first parameter is

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, Data, DeriveInput, Expr, LitStr, Meta};
+use syn::{Attribute, Data, DeriveInput, Expr, LitStr, Meta, Type};
 
 use crate::args::{Args, Grammar};
 use crate::problems::Problems;
@@ -138,8 +138,8 @@ impl Message {
                 .name("queue", problems)
                 .map_or_else(|| "default".to_owned(), |queue| queue.value()),
             max_attempts: args.max_attempts(problems),
-            group: args.expression("group"),
-            key: args.expression("key"),
+            group: text_setting(&mut args, "group", &input.data, problems),
+            key: text_setting(&mut args, "key", &input.data, problems),
         }
     }
 
@@ -177,6 +177,40 @@ impl Message {
             }
         }
     }
+}
+
+/// The expression of `group` or `key`. One that is plainly an `Option` is refused here: the
+/// compiler would only say that it has no `Display`.
+fn text_setting(args: &mut Args, key: &str, data: &Data, problems: &mut Problems) -> Option<Expr> {
+    let value = args.expression(key)?;
+    if is_optional_field(&value, data) {
+        problems.at(
+            &value,
+            format!(
+                "this field is an `Option`, and `{key}` is a setting of every message of the type; \
+                 leave it out, and call `.{key}(..)` on the draft of a message that has one"
+            ),
+        );
+        return None;
+    }
+    Some(value)
+}
+
+/// Whether `value` is `self.field` and the field's type is written as an `Option`.
+fn is_optional_field(value: &Expr, data: &Data) -> bool {
+    let (Expr::Field(value), Data::Struct(data)) = (value, data) else {
+        return false;
+    };
+    let of_self = matches!(&*value.base, Expr::Path(base) if base.path.is_ident("self"));
+    let mut fields = data.fields.members().zip(&data.fields);
+    of_self
+        && fields.any(|(member, field)| {
+            let Type::Path(of) = &field.ty else {
+                return false;
+            };
+            let last = of.path.segments.last();
+            member == value.member && last.is_some_and(|last| last.ident == "Option")
+        })
 }
 
 /// A method `name` that gives `value` as text.

@@ -254,8 +254,10 @@ pub(crate) fn duration_tokens(duration: Duration) -> TokenStream {
 /// one entry.
 fn check_name(what: &str, text: &LitStr, problems: &mut Problems) -> bool {
     let name = text.value();
-    let problem = if name.trim().is_empty() {
+    let problem = if name.is_empty() {
         format!("the {what} is empty")
+    } else if name.trim().is_empty() {
+        format!("the {what} is only whitespace, and needs a character that can be seen")
     } else if name.len() > MAX_NAME_BYTES {
         format!(
             "the {what} has {} bytes, the limit is {MAX_NAME_BYTES}",
@@ -338,6 +340,27 @@ mod tests {
         let draft = |attempts| outbox_core::Draft::json("q", "k", &0).max_attempts(attempts);
         assert!(draft(32_767).check(9).is_ok());
         assert!(draft(32_768).check(9).is_err());
+    }
+
+    #[test]
+    fn the_names_that_are_accepted_are_those_of_the_core() {
+        let longest = "n".repeat(255);
+        let too_long = "n".repeat(256);
+        for (name, good) in [
+            ("", false),
+            (" ", false),
+            ("\t\n", false),
+            ("\u{2003}", false),
+            ("a\0b", false),
+            (&*too_long, false),
+            (" a b ", true),
+            (&*longest, true),
+        ] {
+            let text = LitStr::new(name, proc_macro2::Span::call_site());
+            let here = check_name("kind", &text, &mut Problems::default());
+            let by_core = outbox_core::check_name("kind", name).is_ok();
+            assert_eq!((here, by_core), (good, good), "{name:?}");
+        }
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_core::{
-    Claim, ClaimRequest, Error, MAX_LEASE_LOSSES, MessageId, PRIORITIES, QueueLease, Source,
-};
+use outbox_core::{Claim, ClaimRequest, Error, MAX_LEASE_LOSSES, PRIORITIES, QueueLease, Source};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
@@ -12,7 +10,7 @@ use sqlx::postgres::types::PgInterval;
 use crate::codec::interval;
 use crate::error::storage_error;
 use crate::lane::{Failed, Repeat};
-use crate::rows::{Leased, Names, dead_lettered, leased};
+use crate::rows::{Names, claim_of, dead_lettered, leased, sort_by_start};
 use crate::storage::Inner;
 
 /// Claims as the request says.
@@ -47,6 +45,7 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
 struct Arrays {
     queues: Vec<String>,
     lease_ttls: Vec<PgInterval>,
+    max_attempts: Vec<Option<i16>>,
     level_queues: Vec<String>,
     level_priorities: Vec<i16>,
     level_ttls: Vec<PgInterval>,
@@ -65,6 +64,11 @@ impl Arrays {
                 .iter()
                 .map(|lease| interval(lease.lease_ttl))
                 .collect(),
+            max_attempts: queues
+                .iter()
+                .map(|lease| lease.max_attempts)
+                .map(|most| most.map(|most| i16::try_from(most).unwrap_or(i16::MAX)))
+                .collect(),
             level_queues: levels().map(|(lease, _)| lease.queue.to_string()).collect(),
             level_priorities: levels().map(|(_, priority)| priority).collect(),
             level_ttls: levels()
@@ -79,7 +83,7 @@ async fn claim_new(
     request: &ClaimRequest,
     arrays: &Arrays,
 ) -> Result<Claim, Failed> {
-    let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+    let limit = limit(request);
     let token = request.token.as_uuid();
     let statements = &inner.statements;
     let answer = match request.source {
@@ -94,11 +98,11 @@ async fn claim_new(
                         .bind(&arrays.lease_ttls)
                         .bind(limit)
                         .bind(losses)
+                        .bind(&arrays.max_attempts)
                 })
                 .await?
         }
-        // Pending, and any source of a newer core, for which pending is the safe reading.
-        _ => {
+        Source::Pending => {
             inner
                 .control
                 .fetch("claim", Repeat::Ask, || {
@@ -115,6 +119,10 @@ async fn claim_new(
     read(request, &answer.rows).map_err(|error| storage_error("claim", error).into())
 }
 
+fn limit(request: &ClaimRequest) -> i64 {
+    i64::try_from(request.limit).unwrap_or(i64::MAX)
+}
+
 async fn recover(inner: &Inner, request: &ClaimRequest, arrays: &Arrays) -> Result<Claim, Error> {
     let answer = inner
         .control
@@ -123,9 +131,20 @@ async fn recover(inner: &Inner, request: &ClaimRequest, arrays: &Arrays) -> Resu
                 .bind(request.token.as_uuid())
                 .bind(&arrays.queues)
                 .bind(&arrays.lease_ttls)
+                .bind(limit(request))
         })
         .await?;
-    read(request, &answer.rows).map_err(|error| storage_error("claim", error))
+    // In their place among pending messages, whatever the claim was: the lost reply's own order,
+    // that of the ends of expired leases, is overwritten.
+    let mut names = Names::of_queues(&request.queues);
+    let messages = answer
+        .rows
+        .iter()
+        .map(|row| leased(row, request.token, &mut names));
+    let messages = messages.collect::<Result<Vec<_>, _>>();
+    let mut messages = messages.map_err(|error| storage_error("claim", error))?;
+    sort_by_start(request, &mut messages);
+    Ok(claim_of(messages))
 }
 
 fn read(request: &ClaimRequest, rows: &[PgRow]) -> Result<Claim, sqlx::Error> {
@@ -135,7 +154,6 @@ fn read(request: &ClaimRequest, rows: &[PgRow]) -> Result<Claim, sqlx::Error> {
     for row in rows {
         // Only the claim of expired leases has the column.
         if request.source == Source::Expired
-            && row.try_get_raw("reason").is_ok()
             && let Some(letter) = dead_lettered(row, &mut names)?
         {
             dead.push(letter);
@@ -146,24 +164,11 @@ fn read(request: &ClaimRequest, rows: &[PgRow]) -> Result<Claim, sqlx::Error> {
     // "returning" promises no order.
     match request.source {
         Source::Expired => messages.sort_by_key(|message| (message.due_at, message.claimed.id)),
-        _ => messages.sort_by_cached_key(|message| start_order(request, message)),
+        Source::Pending => sort_by_start(request, &mut messages),
     }
-    let mut claim = Claim::new(messages.into_iter().map(|leased| leased.claimed).collect());
+    let mut claim = claim_of(messages);
     claim.dead = dead;
     Ok(claim)
-}
-
-fn start_order(request: &ClaimRequest, leased: &Leased) -> (usize, i16, i64, MessageId) {
-    let queue = request
-        .queues
-        .iter()
-        .position(|served| served.queue == leased.claimed.queue);
-    (
-        queue.unwrap_or(usize::MAX),
-        leased.priority,
-        leased.due_at.0,
-        leased.claimed.id,
-    )
 }
 
 async fn fill_next_due(inner: &Inner, arrays: &Arrays, claim: &mut Claim) -> Result<(), Error> {

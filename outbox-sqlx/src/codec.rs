@@ -1,53 +1,22 @@
-//! Values on the wire: instants as microseconds, delays as intervals, headers as JSON text. Here
-//! instead of chrono, whose sqlx feature would change the caller's own types.
+//! Values on Postgres' wire: instants, delays as intervals, and what a row holds.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::borrow::Cow;
+use std::time::Duration;
 
-use outbox_core::Headers;
+use outbox_core::MessageId;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::{Oid, PgInterval};
 use sqlx::postgres::{
-    PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres,
+    PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueFormat, PgValueRef, Postgres,
 };
-use sqlx::{Decode, Encode, Type};
+use sqlx::{Decode, Encode, Row, Type};
+
+use crate::rows::Fields;
+use crate::timestamp::Timestamp;
 
 /// From the Unix epoch to 2000-01-01, where Postgres counts from.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-
-/// A `timestamptz`: microseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Timestamp(pub(crate) i64);
-
-impl Timestamp {
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
-    }
-}
-
-impl From<SystemTime> for Timestamp {
-    fn from(instant: SystemTime) -> Self {
-        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-        Self(match instant.duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(after) => micros(after),
-            Err(before) => -micros(before.duration()),
-        })
-    }
-}
-
-impl From<Timestamp> for SystemTime {
-    fn from(timestamp: Timestamp) -> Self {
-        let distance = Duration::from_micros(timestamp.0.unsigned_abs());
-        let instant = if timestamp.0 < 0 {
-            Self::UNIX_EPOCH.checked_sub(distance)
-        } else {
-            Self::UNIX_EPOCH.checked_add(distance)
-        };
-        // Postgres' infinities and its year 290000 are beyond some platforms' clocks.
-        instant.unwrap_or(Self::UNIX_EPOCH)
-    }
-}
 
 impl Type<Postgres> for Timestamp {
     fn type_info() -> PgTypeInfo {
@@ -95,37 +64,36 @@ pub(crate) fn interval(duration: Duration) -> PgInterval {
     }
 }
 
-/// Headers as JSON, `None` where there are none.
-pub(crate) fn headers_json(headers: &Headers) -> Option<String> {
-    if headers.is_empty() {
-        return None;
+impl Fields for PgRow {
+    fn text(&self, column: &str) -> Result<Cow<'_, str>, sqlx::Error> {
+        self.try_get(column).map(Cow::Borrowed)
     }
-    let object = headers
-        .0
-        .iter()
-        .map(|(name, value)| (name.clone(), serde_json::Value::from(value.as_str())))
-        .collect::<serde_json::Map<_, _>>();
-    Some(serde_json::Value::Object(object).to_string())
-}
 
-/// Headers from JSON. Other programs may write messages: a value that is no text is given as its
-/// JSON, and what is no object as no headers, because one such message must not fail a claim.
-pub(crate) fn headers_from(json: Option<&str>) -> Headers {
-    let Some(json) = json else {
-        return Headers::default();
-    };
-    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(json) else {
-        return Headers::default();
-    };
-    Headers(
-        object
-            .into_iter()
-            .map(|(name, value)| match value {
-                serde_json::Value::String(text) => (name, text),
-                other => (name, other.to_string()),
-            })
-            .collect::<BTreeMap<_, _>>(),
-    )
+    fn optional_text(&self, column: &str) -> Result<Option<Cow<'_, str>>, sqlx::Error> {
+        let text: Option<&str> = self.try_get(column)?;
+        Ok(text.map(Cow::Borrowed))
+    }
+
+    fn bytes(&self, column: &str) -> Result<Vec<u8>, sqlx::Error> {
+        self.try_get(column)
+    }
+
+    fn id(&self, column: &str) -> Result<MessageId, sqlx::Error> {
+        self.try_get(column).map(MessageId)
+    }
+
+    fn small(&self, column: &str) -> Result<i16, sqlx::Error> {
+        self.try_get(column)
+    }
+
+    fn deliveries(&self) -> Result<u32, sqlx::Error> {
+        let deliveries: i32 = self.try_get("deliveries")?;
+        Ok(u32::try_from(deliveries).unwrap_or(0))
+    }
+
+    fn instant(&self, column: &str) -> Result<Timestamp, sqlx::Error> {
+        self.try_get(column)
+    }
 }
 
 #[cfg(test)]
@@ -133,40 +101,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_on_both_sides_of_the_epoch_survive() {
-        for micros in [-1_500_000, 0, 1, 946_684_800_000_000, 1_800_000_000_123_456] {
-            let instant = SystemTime::from(Timestamp(micros));
-            assert_eq!(Timestamp::from(instant), Timestamp(micros));
-        }
-        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
-        assert_eq!(Timestamp(9).since(Timestamp(5)), Duration::from_micros(4));
-    }
-
-    #[test]
     fn intervals_round_up_and_saturate() {
         assert_eq!(interval(Duration::from_nanos(1)).microseconds, 1);
         assert_eq!(interval(Duration::from_secs(2)).microseconds, 2_000_000);
         assert_eq!(interval(Duration::MAX).microseconds, 31_622_400_000_000_000);
-    }
-
-    #[test]
-    fn headers_of_other_programs_do_not_fail() {
-        let headers = headers_from(Some(r#"{"a":"x","b":1,"c":null}"#));
-        assert_eq!(headers.get("a"), Some("x"));
-        assert_eq!(headers.get("b"), Some("1"));
-        assert_eq!(headers.get("c"), Some("null"));
-        assert!(headers_from(Some("[1]")).is_empty());
-        assert!(headers_from(None).is_empty());
-    }
-
-    #[test]
-    fn headers_are_written_as_a_json_object() {
-        let mut headers = Headers::default();
-        assert_eq!(headers_json(&headers), None);
-        headers.0.insert("a\"b".to_owned(), "c\nd".to_owned());
-        assert_eq!(
-            headers_json(&headers).as_deref(),
-            Some(r#"{"a\"b":"c\nd"}"#)
-        );
     }
 }

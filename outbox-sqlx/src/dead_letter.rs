@@ -1,29 +1,26 @@
-//! Dead letters: reading them, making them messages again, and deleting them for good.
+//! Dead letters as an operator asks for them and sees them.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use outbox_core::{DeadReason, Error, Headers, MessageId};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use outbox_core::{DeadReason, Headers, MessageId};
 
-use crate::codec::{Timestamp, headers_from, interval};
-use crate::error::storage_error;
-use crate::lane::Repeat;
-use crate::producer::WakeUps;
-use crate::rows::count;
-use crate::storage::PgStorage;
+use crate::headers::headers_from;
+use crate::rows::Fields;
 
 /// Dead letters of one page unless the query says otherwise.
 const DEFAULT_LIMIT: u32 = 100;
+
+/// Dead letters of one statement of a purge at most.
+pub(crate) const PURGE_LOT: i64 = 1_000;
 
 /// Which dead letters to list.
 #[derive(Clone, Debug)]
 #[must_use = "a query lists nothing by itself"]
 pub struct DeadLetterQuery {
-    queue: Option<String>,
-    after: MessageId,
-    limit: u32,
+    pub(crate) queue: Option<String>,
+    pub(crate) after: MessageId,
+    pub(crate) limit: u32,
 }
 
 impl Default for DeadLetterQuery {
@@ -110,26 +107,26 @@ impl DeadLetter {
         DeadReason::from_name(&self.reason)
     }
 
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+    pub(crate) fn read(row: &impl Fields) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            id: MessageId(row.try_get("message_id")?),
-            queue: row.try_get("queue")?,
-            kind: row.try_get("kind")?,
-            payload: row.try_get("payload")?,
-            content_type: row.try_get("content_type")?,
-            headers: headers_from(row.try_get("headers")?),
-            priority: row.try_get("priority")?,
-            key: row.try_get("key")?,
-            group: row.try_get("group_key")?,
-            tag: row.try_get("tag")?,
-            attempts: count(row.try_get("attempts")?),
-            max_attempts: count(row.try_get("max_attempts")?),
-            deliveries: u32::try_from(row.try_get::<i32, _>("deliveries")?).unwrap_or(0),
-            lease_losses: count(row.try_get("lease_losses")?),
-            created_at: row.try_get::<Timestamp, _>("created_at")?.into(),
-            died_at: row.try_get::<Timestamp, _>("died_at")?.into(),
-            reason: row.try_get("reason")?,
-            last_error: row.try_get("last_error")?,
+            id: row.id("message_id")?,
+            queue: row.text("queue")?.into_owned(),
+            kind: row.text("kind")?.into_owned(),
+            payload: row.bytes("payload")?,
+            content_type: row.text("content_type")?.into_owned(),
+            headers: headers_from(row.optional_text("headers")?.as_deref()),
+            priority: row.small("priority")?,
+            key: row.optional_string("key")?,
+            group: row.optional_string("group_key")?,
+            tag: row.optional_string("tag")?,
+            attempts: row.count("attempts")?,
+            max_attempts: row.count("max_attempts")?,
+            deliveries: row.deliveries()?,
+            lease_losses: row.count("lease_losses")?,
+            created_at: row.instant("created_at")?.into(),
+            died_at: row.instant("died_at")?.into(),
+            reason: row.text("reason")?.into_owned(),
+            last_error: row.optional_string("last_error")?,
         })
     }
 }
@@ -154,90 +151,8 @@ impl fmt::Debug for DeadLetter {
 pub enum Revived {
     /// It is a message again, due now, with all its attempts.
     Revived,
-    /// A live message has its key; the dead letter stays.
+    /// A live message has its key, or its id where ids began again; the dead letter stays.
     KeyTaken,
     /// There is no such dead letter.
     NotFound,
-}
-
-impl PgStorage {
-    /// Lists dead letters, ordered by id.
-    ///
-    /// # Errors
-    /// An error of the database.
-    pub async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, Error> {
-        let sql = &self.inner.statements.dead_letters;
-        let answer = self
-            .inner
-            .control
-            .fetch("dead_letters", Repeat::Harmless, || {
-                sqlx::query(sql.clone())
-                    .bind(&query.queue)
-                    .bind(query.after.0)
-                    .bind(i64::from(query.limit))
-            })
-            .await?;
-        answer
-            .rows
-            .iter()
-            .map(DeadLetter::read)
-            .collect::<Result<_, _>>()
-            .map_err(|error| storage_error("dead_letters", error))
-    }
-
-    /// Makes a dead letter a message again: the same id and content, due now, with attempts and
-    /// lease losses from zero. Its count of deliveries goes on.
-    ///
-    /// # Errors
-    /// An error of the database.
-    pub async fn revive(&self, id: MessageId) -> Result<Revived, Error> {
-        let sql = &self.inner.statements.revive;
-        let channel = self.inner.schema.channel();
-        let wake = self.inner.wake_ups != WakeUps::Off;
-        let answer = self
-            .inner
-            .control
-            .fetch("revive", Repeat::Never, || {
-                sqlx::query(sql.clone())
-                    .bind(id.0)
-                    .bind(&channel)
-                    .bind(wake)
-            })
-            .await;
-        match answer {
-            Ok(answer) if answer.rows.is_empty() => Ok(Revived::NotFound),
-            Ok(_) => Ok(Revived::Revived),
-            Err(failed) if failed.code() == Some("23505") => Ok(Revived::KeyTaken),
-            Err(failed) => Err(failed.into()),
-        }
-    }
-
-    /// Deletes dead letters for good that died more than `age` ago, of one queue or of all.
-    /// Returns how many.
-    ///
-    /// # Errors
-    /// An error of the database.
-    pub async fn purge_dead_letters(
-        &self,
-        queue: Option<&str>,
-        age: Duration,
-    ) -> Result<u64, Error> {
-        let sql = &self.inner.statements.purge_dead_letters;
-        let answer = self
-            .inner
-            .control
-            .fetch("purge", Repeat::Never, || {
-                sqlx::query(sql.clone()).bind(queue).bind(interval(age))
-            })
-            .await?;
-        let purged = answer
-            .rows
-            .first()
-            .map(|row| row.try_get::<i64, _>("purged"))
-            .transpose()
-            .map_err(|error| storage_error("purge", error))?;
-        Ok(purged
-            .and_then(|purged| u64::try_from(purged).ok())
-            .unwrap_or(0))
-    }
 }

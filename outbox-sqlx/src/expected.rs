@@ -1,50 +1,17 @@
 //! The schema this build expects, in the words of Postgres' catalogue. The test that a freshly
 //! migrated schema has no differences keeps it equal to the migrations.
 
-/// A column: its type as `format_type` spells it, and its default as `pg_get_expr` does.
-pub(crate) struct Column {
-    pub(crate) table: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) sql_type: &'static str,
-    pub(crate) not_null: bool,
-    pub(crate) default: Fill,
-}
+use crate::drift::{Column, Expected, Fill, Index, column};
 
-/// What stands in for a value that an insert leaves out.
-pub(crate) enum Fill {
-    /// Nothing that matters.
-    None,
-    /// Exactly this default.
-    Default(&'static str),
-    /// An identity, or a default of any kind.
-    Any,
-}
-
-/// An index, by what it does and not by its name.
-pub(crate) struct Index {
-    pub(crate) table: &'static str,
-    /// The name we give it, for messages.
-    pub(crate) name: &'static str,
-    pub(crate) unique: bool,
-    pub(crate) keys: &'static str,
-    pub(crate) predicate: Option<&'static str>,
-}
-
-const fn column(
-    table: &'static str,
-    name: &'static str,
-    sql_type: &'static str,
-    not_null: bool,
-    default: Fill,
-) -> Column {
-    Column {
-        table,
-        name,
-        sql_type,
-        not_null,
-        default,
-    }
-}
+/// The schema: types as `format_type` spells them, defaults as `pg_get_expr` does.
+pub(crate) const EXPECTED: Expected = Expected {
+    tables: &TABLES,
+    columns: &COLUMNS,
+    indexes: &INDEXES,
+    checks: &CHECKS,
+    zero_options: &ZERO_OPTIONS,
+    set_options: &SET_OPTIONS,
+};
 
 const M: &str = "message";
 const D: &str = "dead_letter";
@@ -52,10 +19,10 @@ const V: &str = "schema_version";
 const TIME: &str = "timestamp with time zone";
 
 /// The tables.
-pub(crate) const TABLES: [&str; 3] = [M, D, V];
+const TABLES: [&str; 3] = [M, D, V];
 
 /// Every column.
-pub(crate) const COLUMNS: [Column; 40] = [
+const COLUMNS: [Column; 40] = [
     column(M, "id", "bigint", true, Fill::Any),
     column(M, "queue", "text", true, Fill::None),
     column(M, "kind", "text", true, Fill::None),
@@ -99,7 +66,7 @@ pub(crate) const COLUMNS: [Column; 40] = [
 ];
 
 /// Every index.
-pub(crate) const INDEXES: [Index; 7] = [
+const INDEXES: [Index; 7] = [
     Index {
         table: M,
         name: "message_pkey",
@@ -152,7 +119,7 @@ pub(crate) const INDEXES: [Index; 7] = [
 ];
 
 /// Every CHECK, by table and predicate.
-pub(crate) const CHECKS: [(&str, &str); 5] = [
+const CHECKS: [(&str, &str); 5] = [
     (
         M,
         "(acquired_token is null) = (acquired_at is null) \
@@ -165,14 +132,14 @@ pub(crate) const CHECKS: [(&str, &str); 5] = [
 ];
 
 /// Storage options that must be zero: a share of the table is no trigger for a queue.
-pub(crate) const ZERO_OPTIONS: [(&str, &str); 3] = [
+const ZERO_OPTIONS: [(&str, &str); 3] = [
     (M, "autovacuum_vacuum_scale_factor"),
     (M, "autovacuum_vacuum_insert_scale_factor"),
     (M, "autovacuum_analyze_scale_factor"),
 ];
 
 /// Storage options that must be set, to whatever suits the machine.
-pub(crate) const SET_OPTIONS: [(&str, &str); 4] = [
+const SET_OPTIONS: [(&str, &str); 4] = [
     (M, "autovacuum_vacuum_threshold"),
     (M, "autovacuum_vacuum_insert_threshold"),
     (M, "autovacuum_analyze_threshold"),

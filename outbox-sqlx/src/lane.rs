@@ -7,6 +7,7 @@ use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Row, SqlStr};
 
+use crate::connect::connect;
 use crate::error::{code_of, is_connection_lost, storage_error};
 
 /// What may happen when a connection that lay idle turns out to be dead.
@@ -34,6 +35,8 @@ pub(crate) struct Failed {
     error: Error,
     /// An idle connection was lost under a statement sent with [`Repeat::Ask`].
     pub(crate) unknown: bool,
+    /// The statement was sent twice, and may have taken effect the first time.
+    pub(crate) repeated: bool,
 }
 
 impl Failed {
@@ -53,6 +56,7 @@ impl From<Error> for Failed {
         Self {
             error,
             unknown: false,
+            repeated: false,
         }
     }
 }
@@ -133,19 +137,18 @@ impl Lane {
             }
         }
         let mut connection = self.connect(operation).await?;
-        let rows = query()
-            .fetch_all(&mut connection)
-            .await
-            .map_err(|error| Failed::new(operation, error))?;
+        let rows = query().fetch_all(&mut connection).await;
+        let rows = rows.map_err(|error| {
+            let failed = Failed::new(operation, error);
+            Failed { repeated, ..failed }
+        })?;
         *idle = Some(connection);
         Ok(Answer { rows, repeated })
     }
 
     /// Opens a new connection with this lane's settings and checks that the server accepts writes.
     pub(crate) async fn connect(&self, operation: &'static str) -> Result<PgConnection, Error> {
-        let mut connection = PgConnection::connect_with(&self.options)
-            .await
-            .map_err(|error| storage_error(operation, error))?;
+        let mut connection = connect(&self.options, operation).await?;
         let standby = sqlx::query(self.standby_check.clone())
             .persistent(false)
             .fetch_one(&mut connection)

@@ -11,6 +11,7 @@ use outbox_core::{BoxStream, Runtime, timeout};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{PgPool, Row, SqlStr};
 
+use crate::outage::{LAST_BACKOFF, Outage};
 use crate::producer::WakeUps;
 use crate::storage::Inner;
 
@@ -19,8 +20,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Connecting has no limit of its own either.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// The hints for these queues.
 ///
@@ -155,43 +154,6 @@ impl Listener {
     fn hint(&mut self) {
         // Full means that a hint is waiting already.
         let _ = self.hints.try_send(());
-    }
-}
-
-/// One outage is one line in the log, however many attempts it takes to end it.
-#[derive(Default)]
-struct Outage {
-    told: bool,
-    backoff: Duration,
-}
-
-impl Outage {
-    fn begin(&mut self, error: &sqlx::Error) {
-        if !self.told {
-            self.told = true;
-            tracing::warn!(%error, "not listening for wake-ups; workers poll until it is back");
-        }
-    }
-
-    fn over(&mut self) {
-        if self.told {
-            self.told = false;
-            tracing::info!("listening for wake-ups again");
-        }
-    }
-
-    fn forget_backoff(&mut self) {
-        self.backoff = Duration::ZERO;
-    }
-
-    /// Doubles from 1 s to 30 s. Jitter is taken off the top: it must neither pass the limit nor
-    /// vanish at it, or every worker would return at once.
-    fn next_backoff(&mut self) -> Duration {
-        self.backoff = self
-            .backoff
-            .saturating_mul(2)
-            .clamp(FIRST_BACKOFF, LAST_BACKOFF);
-        self.backoff.mul_f64(1.0 - fastrand::f64() / 2.0)
     }
 }
 

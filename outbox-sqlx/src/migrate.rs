@@ -1,15 +1,20 @@
-//! The schema's versions: applying them, printing them, and checking which one a database has.
+//! The schema's versions: applying and printing them. Which one a worker finds is checked in
+//! `check.rs`.
 
-use outbox_core::{Error, ErrorKind};
+use outbox_core::Error;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::error::{code_of, storage_error};
-use crate::lane::Repeat;
 use crate::schema_name::SchemaName;
 use crate::storage::PgStorage;
+use crate::version::Versioned;
 
 /// The migrations in order; the first is version 1. Append only.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_messages.sql")];
+pub(crate) const SCHEMA: Versioned = Versioned {
+    migrations: &[include_str!("../migrations/0001_messages.sql")],
+    migrate: "run PgStorage::migrate() once, before workers start",
+    verify: "PgStorage::verify_schema() lists the differences",
+};
 
 /// Sent in front of each migration, in the same implicit transaction. Another migrator may hold
 /// the lock for as long as a migration takes; waiting for a table must be short, because everybody
@@ -21,11 +26,6 @@ select pg_advisory_xact_lock(hashtextextended('outbox migration {schema_name}', 
 set local lock_timeout = '5s';
 ";
 
-/// The version this build works with.
-fn supported() -> i32 {
-    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
-}
-
 /// Every statement that makes the schema, for those who keep their migrations elsewhere: run it in
 /// one transaction on a database without the schema.
 ///
@@ -36,7 +36,8 @@ fn supported() -> i32 {
 /// ```
 #[must_use]
 pub fn schema_sql(schema: &SchemaName) -> String {
-    MIGRATIONS
+    SCHEMA
+        .migrations
         .iter()
         .map(|migration| schema.render(migration))
         .collect::<Vec<_>>()
@@ -51,7 +52,7 @@ impl PgStorage {
     /// that an administrator made.
     ///
     /// # Errors
-    /// [`ErrorKind::Unmigrated`] for a schema newer than this build; an error of the database.
+    /// [`ErrorKind::Unmigrated`](outbox_core::ErrorKind::Unmigrated) for a schema newer than this build; an error of the database.
     ///
     /// # Cancellation
     /// A dropped call has applied each migration as a whole or not at all.
@@ -60,11 +61,7 @@ impl PgStorage {
         let found = version(&mut connection, &self.inner.statements.schema_version)
             .await
             .map_err(|error| storage_error("migrate", error))?;
-        if found > supported() {
-            return Err(newer("migrate", found));
-        }
-        let applied = usize::try_from(found).unwrap_or(0);
-        for migration in MIGRATIONS.iter().skip(applied) {
+        for migration in SCHEMA.missing(found)? {
             self.apply(&mut connection, migration).await?;
         }
         // The statement is done, so nothing depends on how the connection ends.
@@ -93,49 +90,6 @@ impl PgStorage {
             Err(error) => Err(storage_error("migrate", error)),
         }
     }
-}
-
-/// Checks that the schema's version is the one of this build.
-pub(crate) async fn check(storage: &PgStorage) -> Result<(), Error> {
-    let sql = &storage.inner.statements.schema_version;
-    let answer = storage
-        .inner
-        .control
-        .fetch("check", Repeat::Harmless, || sqlx::query(sql.clone()))
-        .await?;
-    let found = answer
-        .rows
-        .first()
-        .map(|row| row.try_get::<Option<i32>, _>("version"))
-        .transpose()
-        .map_err(|error| storage_error("check", error))?
-        .flatten()
-        .unwrap_or(0);
-    match found.cmp(&supported()) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Greater => Err(newer("check", found)),
-        std::cmp::Ordering::Less => Err(Error::new(
-            ErrorKind::Unmigrated,
-            "check",
-            format!(
-                "the schema {:?} has version {found}, and this build needs {}",
-                storage.inner.schema.as_str(),
-                supported()
-            ),
-        )),
-    }
-}
-
-fn newer(operation: &'static str, found: i32) -> Error {
-    Error::new(
-        ErrorKind::Unmigrated,
-        operation,
-        format!(
-            "the schema has version {found}, and this build knows versions up to {}",
-            supported()
-        ),
-    )
-    .with_advice("upgrade the outbox crates; a newer build has migrated this database")
 }
 
 /// The schema's version, 0 where it is absent.

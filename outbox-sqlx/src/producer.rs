@@ -11,17 +11,15 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row};
 
-use crate::codec::{Timestamp, headers_json, interval};
-use crate::columns::{Columns, match_written};
+use crate::batch::{Batch, chunks};
+use crate::codec::interval;
+use crate::columns::Columns;
+use crate::enqueued::{Enqueued, cancel_of};
 use crate::error::storage_error;
+use crate::headers::headers_json;
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
-
-/// Messages of one statement of [`PgOutbox::enqueue_many`] at most.
-const CHUNK_MESSAGES: usize = 5_000;
-/// Payload bytes of one such statement, above which the next message starts another. The server
-/// takes at most 1 GB.
-const CHUNK_BYTES: usize = 64 * 1024 * 1024;
+use crate::timestamp::Timestamp;
 
 /// When enqueueing wakes the workers that listen. Workers poll as well, so this is about
 /// milliseconds of latency, never about delivery.
@@ -37,33 +35,6 @@ pub enum WakeUps {
     AfterCommit,
     /// None at all: workers find messages by polling.
     Off,
-}
-
-/// What enqueueing did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enqueued {
-    /// The message was written.
-    New(MessageId),
-    /// A live message of the same queue and key exists; nothing was written.
-    Duplicate,
-}
-
-impl Enqueued {
-    /// The id of the message that was written.
-    #[must_use]
-    pub const fn id(self) -> Option<MessageId> {
-        match self {
-            Self::New(id) => Some(id),
-            Self::Duplicate => None,
-        }
-    }
-
-    const fn of(id: Option<MessageId>) -> Self {
-        match id {
-            Some(id) => Self::New(id),
-            None => Self::Duplicate,
-        }
-    }
 }
 
 /// Enqueues and cancels in the caller's transaction. Cloning is cheap.
@@ -171,7 +142,7 @@ impl PgOutbox {
     /// As said for [`PgOutbox`].
     pub async fn enqueue(
         &self,
-        conn: &mut PgConnection,
+        connection: &mut PgConnection,
         message: impl IntoDraft,
     ) -> Result<Enqueued, Error> {
         let new = message.into_draft().check(self.max_payload_bytes)?;
@@ -191,7 +162,7 @@ impl PgOutbox {
             .bind(due_at)
             .bind(self.schema.channel())
             .bind(self.wakes())
-            .fetch_optional(conn)
+            .fetch_optional(connection)
             .await
             .map_err(|error| storage_error("enqueue", error))?;
         let id = row
@@ -205,13 +176,14 @@ impl PgOutbox {
     ///
     /// All are checked before the first is sent. They go in statements of up to 5,000 messages, so
     /// it is the caller's transaction that makes them one: on a connection outside of one, each
-    /// statement commits by itself. Of two messages with one queue and key, the first is written.
+    /// statement commits by itself. Of several messages with one queue and key in a statement only
+    /// the first is tried.
     ///
     /// # Errors
     /// As said for [`PgOutbox`].
     pub async fn enqueue_many(
         &self,
-        conn: &mut PgConnection,
+        connection: &mut PgConnection,
         messages: impl IntoIterator<Item = impl IntoDraft>,
     ) -> Result<Vec<Enqueued>, Error> {
         let messages = messages
@@ -219,19 +191,17 @@ impl PgOutbox {
             .map(|message| message.into_draft().check(self.max_payload_bytes))
             .collect::<Result<Vec<_>, _>>()?;
         let mut enqueued = Vec::with_capacity(messages.len());
-        let mut rest = messages.as_slice();
-        while !rest.is_empty() {
-            let (chunk, later) = rest.split_at(chunk_length(rest));
-            rest = later;
-            let columns = Columns::new(chunk);
+        for chunk in chunks(&messages) {
+            let batch = Batch::new(chunk);
+            let columns = Columns::new(&batch);
             let channel = self.schema.channel();
             let rows = columns
-                .query(self.statements.enqueue_many.clone(), &channel, self.wakes())
-                .fetch_all(&mut *conn)
+                .query(&self.statements, &channel, self.wakes())
+                .fetch_all(&mut *connection)
                 .await
                 .map_err(|error| storage_error("enqueue", error))?;
-            let ids =
-                match_written(chunk, &rows).map_err(|error| storage_error("enqueue", error))?;
+            let ids = batch.match_written(&rows);
+            let ids = ids.map_err(|error| storage_error("enqueue", error))?;
             enqueued.extend(ids.into_iter().map(Enqueued::of));
         }
         Ok(enqueued)
@@ -241,9 +211,13 @@ impl PgOutbox {
     ///
     /// # Errors
     /// An error of the database.
-    pub async fn cancel(&self, conn: &mut PgConnection, id: MessageId) -> Result<Cancel, Error> {
+    pub async fn cancel(
+        &self,
+        connection: &mut PgConnection,
+        id: MessageId,
+    ) -> Result<Cancel, Error> {
         let query = sqlx::query(self.statements.cancel_by_id.clone()).bind(id.0);
-        cancelled(query.fetch_one(conn).await)
+        cancelled(query.fetch_one(connection).await)
     }
 
     /// Deletes the message of a queue and key if it is not being handled, in the caller's
@@ -254,7 +228,7 @@ impl PgOutbox {
     /// database.
     pub async fn cancel_key(
         &self,
-        conn: &mut PgConnection,
+        connection: &mut PgConnection,
         queue: &str,
         key: &str,
     ) -> Result<Cancel, Error> {
@@ -263,7 +237,7 @@ impl PgOutbox {
         let query = sqlx::query(self.statements.cancel_by_key.clone())
             .bind(queue)
             .bind(key);
-        cancelled(query.fetch_one(conn).await)
+        cancelled(query.fetch_one(connection).await)
     }
 
     /// Wakes the workers of these queues, once each. For [`WakeUps::AfterCommit`]: call it after
@@ -272,14 +246,18 @@ impl PgOutbox {
     /// # Errors
     /// [`ErrorKind::InvalidMessage`](outbox_core::ErrorKind::InvalidMessage) for a queue that no message can have; an error of the
     /// database, after which the workers find the messages by polling.
-    pub async fn announce(&self, conn: &mut PgConnection, queues: &[&str]) -> Result<(), Error> {
+    pub async fn announce(
+        &self,
+        connection: &mut PgConnection,
+        queues: &[&str],
+    ) -> Result<(), Error> {
         for queue in queues {
             check_name("queue", queue)?;
         }
         sqlx::query(self.statements.announce.clone())
             .bind(self.schema.channel())
             .bind(queues)
-            .fetch_one(conn)
+            .fetch_one(connection)
             .await
             .map_err(|error| storage_error("announce", error))?;
         Ok(())
@@ -291,37 +269,16 @@ impl PgOutbox {
 }
 
 fn cancelled(row: Result<PgRow, sqlx::Error>) -> Result<Cancel, Error> {
-    let answer = row.and_then(|row| {
-        let cancelled: bool = row.try_get("cancelled")?;
-        let found: bool = row.try_get("found")?;
-        Ok(match (cancelled, found) {
-            (true, _) => Cancel::Cancelled,
-            (false, true) => Cancel::Leased,
-            (false, false) => Cancel::NotFound,
-        })
-    });
+    let answer =
+        row.and_then(|row| Ok(cancel_of(row.try_get("cancelled")?, row.try_get("found")?)));
     answer.map_err(|error| storage_error("cancel", error))
-}
-
-fn chunk_length(messages: &[NewMessage]) -> usize {
-    let mut bytes = 0_usize;
-    let fitting = messages
-        .iter()
-        .take(CHUNK_MESSAGES)
-        .take_while(|message| {
-            bytes = bytes.saturating_add(message.payload.len());
-            bytes <= CHUNK_BYTES
-        })
-        .count();
-    fitting.max(1)
 }
 
 pub(crate) fn due(message: &NewMessage) -> (PgInterval, Option<Timestamp>) {
     match message.due {
+        Due::Now => (PgInterval::default(), None),
         Due::After(delay) => (interval(delay), None),
         Due::At(instant) => (PgInterval::default(), Some(instant.into())),
-        // Now, and any form of a newer core: at once is the reading that loses nothing.
-        _ => (PgInterval::default(), None),
     }
 }
 

@@ -1,12 +1,34 @@
-//! From rows to claimed messages.
+//! From rows to claimed messages, and the order in which these start.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use outbox_core::{Claimed, DeadLettered, DeadReason, Held, LeaseToken, MessageId, QueueLease};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use outbox_core::{
+    Claim, ClaimRequest, Claimed, DeadLettered, DeadReason, Held, LeaseToken, MessageId, QueueLease,
+};
 
-use crate::codec::{Timestamp, headers_from};
+use crate::headers::headers_from;
+use crate::timestamp::Timestamp;
+
+/// What a row holds, in the types that are ours: each database has its own for the same columns.
+pub(crate) trait Fields {
+    fn text(&self, column: &str) -> Result<Cow<'_, str>, sqlx::Error>;
+    fn optional_text(&self, column: &str) -> Result<Option<Cow<'_, str>>, sqlx::Error>;
+    fn bytes(&self, column: &str) -> Result<Vec<u8>, sqlx::Error>;
+    fn id(&self, column: &str) -> Result<MessageId, sqlx::Error>;
+    fn small(&self, column: &str) -> Result<i16, sqlx::Error>;
+    fn deliveries(&self) -> Result<u32, sqlx::Error>;
+    fn instant(&self, column: &str) -> Result<Timestamp, sqlx::Error>;
+
+    /// A count that the schema keeps from being negative.
+    fn count(&self, column: &str) -> Result<u16, sqlx::Error> {
+        Ok(u16::try_from(self.small(column)?).unwrap_or(0))
+    }
+
+    fn optional_string(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+        Ok(self.optional_text(column)?.map(Cow::into_owned))
+    }
+}
 
 /// A leased message with what its batch is sorted by.
 pub(crate) struct Leased {
@@ -36,56 +58,81 @@ impl Names {
 
 /// Reads a leased message.
 pub(crate) fn leased(
-    row: &PgRow,
+    row: &impl Fields,
     token: LeaseToken,
     names: &mut Names,
 ) -> Result<Leased, sqlx::Error> {
     let held = Held {
-        id: MessageId(row.try_get("id")?),
+        id: row.id("id")?,
         token,
     };
-    let queue = names.share(row.try_get("queue")?);
-    let kind = names.share(row.try_get("kind")?);
-    let created_at: Timestamp = row.try_get("created_at")?;
-    let claimed_at: Timestamp = row.try_get("claimed_at")?;
-    let mut claimed = Claimed::new(held, queue, kind, row.try_get("payload")?);
-    claimed.content_type = names.share(row.try_get("content_type")?);
-    claimed.headers = headers_from(row.try_get("headers")?);
-    claimed.attempt = count(row.try_get("attempts")?);
-    claimed.max_attempts = count(row.try_get("max_attempts")?);
-    claimed.lease_losses = count(row.try_get("lease_losses")?);
-    claimed.deliveries = u32::try_from(row.try_get::<i32, _>("deliveries")?).unwrap_or(0);
-    claimed.key = row.try_get("key")?;
-    claimed.group = row.try_get("group_key")?;
-    claimed.tag = row.try_get("tag")?;
+    let queue = names.share(&row.text("queue")?);
+    let kind = names.share(&row.text("kind")?);
+    let created_at = row.instant("created_at")?;
+    let mut claimed = Claimed::new(held, queue, kind, row.bytes("payload")?);
+    claimed.content_type = names.share(&row.text("content_type")?);
+    claimed.headers = headers_from(row.optional_text("headers")?.as_deref());
+    claimed.attempt = row.count("attempts")?;
+    claimed.max_attempts = row.count("max_attempts")?;
+    claimed.lease_losses = row.count("lease_losses")?;
+    claimed.deliveries = row.deliveries()?;
+    claimed.key = row.optional_string("key")?;
+    claimed.group = row.optional_string("group_key")?;
+    claimed.tag = row.optional_string("tag")?;
     claimed.created_at = created_at.into();
-    claimed.age = claimed_at.since(created_at);
+    claimed.age = row.instant("claimed_at")?.since(created_at);
     Ok(Leased {
         claimed,
-        priority: row.try_get("priority")?,
-        due_at: row.try_get("due_at")?,
+        priority: row.small("priority")?,
+        due_at: row.instant("due_at")?,
     })
 }
 
 /// Reads a message that a claim turned into a dead letter; `None` for a leased one.
 pub(crate) fn dead_lettered(
-    row: &PgRow,
+    row: &impl Fields,
     names: &mut Names,
 ) -> Result<Option<DeadLettered>, sqlx::Error> {
-    let Some(reason) = row.try_get::<Option<&str>, _>("reason")? else {
+    let Some(reason) = row.optional_text("reason")? else {
         return Ok(None);
     };
     // The statement writes no other names.
-    let reason = DeadReason::from_name(reason).unwrap_or(DeadReason::Crashed);
-    Ok(Some(DeadLettered {
-        id: MessageId(row.try_get("id")?),
-        queue: names.share(row.try_get("queue")?),
-        kind: names.share(row.try_get("kind")?),
+    let reason = DeadReason::from_name(&reason).unwrap_or(DeadReason::Crashed);
+    Ok(Some(DeadLettered::new(
+        row.id("id")?,
+        names.share(&row.text("queue")?),
+        names.share(&row.text("kind")?),
         reason,
-    }))
+    )))
 }
 
-/// A count that the schema keeps from being negative.
-pub(crate) fn count(value: i16) -> u16 {
-    u16::try_from(value).unwrap_or(0)
+/// Reads the ids of rows.
+pub(crate) fn ids_of<C, R: Fields>(rows: &[R]) -> Result<C, sqlx::Error>
+where
+    C: FromIterator<MessageId>,
+{
+    rows.iter().map(|row| row.id("id")).collect()
+}
+
+/// Puts messages in the order in which they start: that of the queues in the request, then
+/// priority, due time and id.
+pub(crate) fn sort_by_start(request: &ClaimRequest, messages: &mut [Leased]) {
+    messages.sort_by_cached_key(|leased| {
+        let queue = place_of(request, &leased.claimed.queue);
+        (queue, leased.priority, leased.due_at, leased.claimed.id)
+    });
+}
+
+/// The place of a queue in a request, after all others for one that is not in it.
+pub(crate) fn place_of(request: &ClaimRequest, queue: &str) -> usize {
+    let place = request
+        .queues
+        .iter()
+        .position(|lease| &*lease.queue == queue);
+    place.unwrap_or(usize::MAX)
+}
+
+/// An answer of these messages.
+pub(crate) fn claim_of(messages: Vec<Leased>) -> Claim {
+    Claim::new(messages.into_iter().map(|leased| leased.claimed).collect())
 }

@@ -1,6 +1,9 @@
-//! A batch of outcomes, sorted into the arrays of `settle.sql`.
+//! Settles: a batch of outcomes, sorted into the arrays of `settle.sql`, and what becomes of it
+//! when somebody keeps one of its messages locked.
 
-use outbox_core::{Settlement, Verdict, clip_error};
+use std::collections::BTreeSet;
+
+use outbox_core::{Error, ErrorKind, MessageId, Settled, Settlement};
 use sqlx::SqlStr;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgArguments, Postgres};
@@ -8,11 +11,84 @@ use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::codec::interval;
+use crate::error::{LOCK_TIMEOUT, storage_error};
+use crate::lane::{Failed, Repeat};
+use crate::outcomes::Outcomes;
+use crate::rows::ids_of;
+use crate::storage::Inner;
 
-#[derive(Default)]
-struct Deleted {
-    ids: Vec<i64>,
-    tokens: Vec<Uuid>,
+/// Writes outcomes in one statement. A message that somebody else keeps locked would stop them
+/// all for as long as that lasts: after the time limit for locks the others are written without it.
+pub(crate) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<Settled, Error> {
+    if settlements.is_empty() {
+        return Ok(Settled::default());
+    }
+    match write(inner, settlements).await {
+        Ok(written) => Ok(Settled::new(written)),
+        // After a repetition even this failure does not say that nothing was written.
+        Err(failed) if failed.code() == Some(LOCK_TIMEOUT) && !failed.repeated => {
+            write_free(inner, settlements).await
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// Nothing of `settlements` was written; writes those whose messages nobody has locked. A message
+/// that is locked meanwhile, or a lock of the whole table, fails as the first statement did.
+async fn write_free(inner: &Inner, settlements: &[Settlement]) -> Result<Settled, Error> {
+    let ids: Vec<i64> = settlements.iter().map(|one| one.id.0).collect();
+    let tokens: Vec<Uuid> = settlements.iter().map(|one| one.token.as_uuid()).collect();
+    let sql = &inner.statements.busy;
+    let answer = inner
+        .control
+        .fetch("settle", Repeat::Harmless, || {
+            sqlx::query(sql.clone()).bind(&ids).bind(&tokens)
+        })
+        .await?;
+    let busy: BTreeSet<_> = ids_of(&answer.rows).map_err(|error| storage_error("settle", error))?;
+    let free = settlements.iter().filter(|one| !busy.contains(&one.id));
+    let free: Vec<Settlement> = free.cloned().collect();
+    let mut settled = Settled::default();
+    if !free.is_empty() {
+        settled.written = write(inner, &free).await?;
+    }
+    settled.busy = busy.into_iter().collect();
+    Ok(settled)
+}
+
+/// Runs both statements about no message.
+pub(crate) async fn check(inner: &Inner) -> Result<(), Error> {
+    write(inner, &[]).await?;
+    write_free(inner, &[]).await?;
+    Ok(())
+}
+
+/// Writes all or nothing, and returns the survivors.
+async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageId>, Failed> {
+    let arrays = Arrays::new(settlements);
+    let sql = &inner.statements.settle;
+    let answer = inner
+        .control
+        .fetch("settle", Repeat::Harmless, || arrays.query(sql.clone()))
+        .await?;
+    if answer.repeated && answer.rows.is_empty() && !settlements.is_empty() {
+        // The statement is all or nothing, so any row here proves that the first one did
+        // nothing. None can mean that it did everything, or that every lease was lost.
+        let unknown = Error::new(
+            ErrorKind::Unavailable,
+            "settle",
+            "the connection was lost during a settle that may have taken effect",
+        );
+        return Err(unknown.into());
+    }
+    ids_of(&answer.rows).map_err(|error| storage_error("settle", error).into())
+}
+
+/// The arrays of one settle.
+struct Arrays {
+    deleted: (Vec<i64>, Vec<Uuid>),
+    returned: Returned,
+    buried: Buried,
 }
 
 #[derive(Default)]
@@ -33,78 +109,39 @@ struct Buried {
     errors: Vec<String>,
 }
 
-/// The arrays of one settle.
-pub(crate) struct SettleBatch {
-    deleted: Deleted,
-    returned: Returned,
-    buried: Buried,
-}
-
-impl SettleBatch {
-    pub(crate) fn new(settlements: &[Settlement]) -> Self {
-        let mut sorted: Vec<&Settlement> = settlements.iter().collect();
-        // The lock order of every batch writer; without it two batches can wait for each other.
-        sorted.sort_by_key(|settlement| settlement.id);
-        let mut batch = Self {
-            deleted: Deleted::default(),
-            returned: Returned::default(),
-            buried: Buried::default(),
-        };
-        for settlement in sorted {
-            batch.add(settlement);
+impl Arrays {
+    fn new(settlements: &[Settlement]) -> Self {
+        let outcomes = Outcomes::new(settlements);
+        let mut returned = Returned::default();
+        for outcome in outcomes.returned {
+            returned.ids.push(outcome.held.id.0);
+            returned.tokens.push(outcome.held.token.as_uuid());
+            returned.delays.push(outcome.delay.map(interval));
+            returned.refunds.push(outcome.refund);
+            returned.forgiven.push(outcome.forgive);
+            returned.errors.push(outcome.error);
         }
-        batch
-    }
-
-    fn add(&mut self, settlement: &Settlement) {
-        let id = settlement.id.0;
-        let token = settlement.token.as_uuid();
-        match &settlement.verdict {
-            Verdict::Retry { after, error } => {
-                let error = Some(clip_error(error.clone()));
-                self.make_available(id, token, Some(interval(*after)), false, true, error);
-            }
-            Verdict::Snooze { after } => {
-                self.make_available(id, token, Some(interval(*after)), true, true, None);
-            }
-            Verdict::Release => self.make_available(id, token, None, true, false, None),
-            Verdict::Dead { reason, error } => {
-                self.buried.ids.push(id);
-                self.buried.tokens.push(token);
-                self.buried.reasons.push(reason.as_str());
-                self.buried.errors.push(clip_error(error.clone()));
-            }
-            Verdict::Done | Verdict::Discard => {
-                self.deleted.ids.push(id);
-                self.deleted.tokens.push(token);
-            }
-            // A verdict of a newer core: giving the message back loses nothing.
-            _ => self.make_available(id, token, None, true, false, None),
+        let mut buried = Buried::default();
+        for outcome in outcomes.buried {
+            buried.ids.push(outcome.held.id.0);
+            buried.tokens.push(outcome.held.token.as_uuid());
+            buried.reasons.push(outcome.reason);
+            buried.errors.push(outcome.error);
+        }
+        let deleted = outcomes.deleted.iter();
+        Self {
+            deleted: deleted
+                .map(|held| (held.id.0, held.token.as_uuid()))
+                .unzip(),
+            returned,
+            buried,
         }
     }
 
-    fn make_available(
-        &mut self,
-        id: i64,
-        token: Uuid,
-        delay: Option<PgInterval>,
-        refund: bool,
-        forgive: bool,
-        error: Option<String>,
-    ) {
-        let returned = &mut self.returned;
-        returned.ids.push(id);
-        returned.tokens.push(token);
-        returned.delays.push(delay);
-        returned.refunds.push(refund);
-        returned.forgiven.push(forgive);
-        returned.errors.push(error);
-    }
-
-    pub(crate) fn query<'q>(&'q self, sql: SqlStr) -> Query<'q, Postgres, PgArguments> {
+    fn query<'q>(&'q self, sql: SqlStr) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(sql)
-            .bind(&self.deleted.ids)
-            .bind(&self.deleted.tokens)
+            .bind(&self.deleted.0)
+            .bind(&self.deleted.1)
             .bind(&self.returned.ids)
             .bind(&self.returned.tokens)
             .bind(&self.returned.delays)

@@ -1,33 +1,34 @@
-//! Every statement, loaded from its file and rendered once for a schema. The text stays the same
-//! for the life of a storage, so that each connection prepares it once.
+//! Every statement, loaded from its file and rendered once for a name. The text stays the same for
+//! the life of a storage, so that each connection prepares it once.
 
 use sqlx::SqlStr;
 
-use crate::schema_name::SchemaName;
-
 macro_rules! statements {
-    ($($name:ident = $file:literal;)*) => {
+    ($type:ident of $of:ty { $($name:ident = $file:literal;)* }) => {
         /// The statements of one schema.
-        pub(crate) struct Statements {
+        pub(crate) struct $type {
             $(pub(crate) $name: SqlStr,)*
         }
 
-        impl Statements {
-            pub(crate) fn new(schema: &SchemaName) -> Self {
-                Self { $($name: schema.sql(&[include_str!($file)]),)* }
+        impl $type {
+            pub(crate) fn new(of: &$of) -> Self {
+                Self { $($name: of.sql(&[include_str!($file)]),)* }
             }
         }
     };
 }
 
-statements! {
+#[cfg(feature = "postgres")]
+statements! { Statements of crate::schema_name::SchemaName {
     announce = "../queries/postgres/announce.sql";
+    busy = "../queries/postgres/busy.sql";
     cancel_by_id = "../queries/postgres/cancel_by_id.sql";
     cancel_by_key = "../queries/postgres/cancel_by_key.sql";
     claim_expired = "../queries/postgres/claim_expired.sql";
     claim_pending = "../queries/postgres/claim_pending.sql";
     dead_letters = "../queries/postgres/dead_letters.sql";
     enqueue = "../queries/postgres/enqueue.sql";
+    enqueue_keyed = "../queries/postgres/enqueue_keyed.sql";
     enqueue_many = "../queries/postgres/enqueue_many.sql";
     next_due = "../queries/postgres/next_due.sql";
     probe = "../queries/postgres/probe.sql";
@@ -42,4 +43,42 @@ statements! {
     verify_columns = "../queries/postgres/verify_columns.sql";
     verify_indexes = "../queries/postgres/verify_indexes.sql";
     verify_options = "../queries/postgres/verify_options.sql";
-}
+} }
+
+#[cfg(feature = "sqlite")]
+statements! { SqliteStatements of crate::sqlite::TablePrefix {
+    begin = "../queries/sqlite/begin.sql";
+    bury = "../queries/sqlite/bury.sql";
+    cancel_by_id = "../queries/sqlite/cancel_by_id.sql";
+    cancel_by_key = "../queries/sqlite/cancel_by_key.sql";
+    claim_pending = "../queries/sqlite/claim_pending.sql";
+    commit = "../queries/sqlite/commit.sql";
+    data_version = "../queries/sqlite/data_version.sql";
+    database_file = "../queries/sqlite/database_file.sql";
+    dead_letters = "../queries/sqlite/dead_letters.sql";
+    enqueue = "../queries/sqlite/enqueue.sql";
+    enqueue_many = "../queries/sqlite/enqueue_many.sql";
+    expired = "../queries/sqlite/expired.sql";
+    find_by_id = "../queries/sqlite/find_by_id.sql";
+    find_by_key = "../queries/sqlite/find_by_key.sql";
+    forget = "../queries/sqlite/forget.sql";
+    held = "../queries/sqlite/held.sql";
+    journal_mode = "../queries/sqlite/journal_mode.sql";
+    lock_database = "../queries/sqlite/lock_database.sql";
+    next_due = "../queries/sqlite/next_due.sql";
+    purge_dead_letters = "../queries/sqlite/purge_dead_letters.sql";
+    reclaim = "../queries/sqlite/reclaim.sql";
+    recover = "../queries/sqlite/recover.sql";
+    release = "../queries/sqlite/release.sql";
+    remove = "../queries/sqlite/remove.sql";
+    renew = "../queries/sqlite/renew.sql";
+    revive = "../queries/sqlite/revive.sql";
+    schema_version = "../queries/sqlite/schema_version.sql";
+    set_journal_mode = "../queries/sqlite/set_journal_mode.sql";
+    settle_delete = "../queries/sqlite/settle_delete.sql";
+    settle_return = "../queries/sqlite/settle_return.sql";
+    verify_columns = "../queries/sqlite/verify_columns.sql";
+    verify_indexes = "../queries/sqlite/verify_indexes.sql";
+    verify_tables = "../queries/sqlite/verify_tables.sql";
+    wait_briefly = "../queries/sqlite/wait_briefly.sql";
+} }

@@ -5,22 +5,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed,
-    Runtime, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Error, MessageId, NewMessage, Renewal, Renewed, Runtime,
+    Settled, Settlement, Storage,
 };
-use sqlx::Row;
-use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::postgres::PgConnectOptions;
 
-use crate::codec::interval;
-use crate::columns::{Columns, match_written};
-use crate::connect::own_connection;
+use crate::batch::Batch;
+use crate::columns::Columns;
+use crate::connect::{options_of, own_connection};
 use crate::error::storage_error;
 use crate::lane::{Lane, Repeat};
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
-use crate::settle::SettleBatch;
 use crate::statements::Statements;
-use crate::{claim, listener, migrate};
+use crate::{check, claim, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
 ///
@@ -94,18 +92,15 @@ impl PgStorageOptions {
     /// As [`PgStorage::connect`].
     ///
     /// # Errors
-    /// As [`PgStorage::connect`], and [`ErrorKind::InvalidConfig`] for the schema's name.
+    /// As [`PgStorage::connect`], and [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
     pub async fn connect(self, url: &str) -> Result<PgStorage, Error> {
-        let options = url
-            .parse::<PgConnectOptions>()
-            .map_err(|error| storage_error("connect", error))?;
-        self.connect_with(options).await
+        self.connect_with(options_of(url)?).await
     }
 
     /// As [`PgStorage::connect_with`].
     ///
     /// # Errors
-    /// As [`PgStorage::connect`], and [`ErrorKind::InvalidConfig`] for the schema's name.
+    /// As [`PgStorage::connect`], and [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
         let storage = self.prepare(options)?;
         storage.inner.control.open().await?;
@@ -115,7 +110,7 @@ impl PgStorageOptions {
     /// Makes the storage without connecting: the first call will.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] for the schema's name.
+    /// [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
     pub fn prepare(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
         let schema = match &self.schema {
             Some(name) => SchemaName::new(name)?,
@@ -138,11 +133,13 @@ impl PgStorageOptions {
 }
 
 impl PgStorage {
-    /// Connects with the default settings.
+    /// Connects with the default settings to `postgres://user:password@host/database`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] for a URL that cannot be read; a transient error while the
-    /// server cannot be reached, or is a standby.
+    /// [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for a URL that cannot be read or is
+    /// not one of Postgres, for a user, password or database that the server refuses, for TLS where
+    /// the cargo features have none, and outside of the runtime that sqlx was built for; a transient
+    /// error while the server cannot be reached, or is a standby. No error repeats the password.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::options().connect(url).await
     }
@@ -151,7 +148,7 @@ impl PgStorage {
     /// isolation and search path of the connections are set by this crate.
     ///
     /// # Errors
-    /// A transient error while the server cannot be reached, or is a standby.
+    /// As [`PgStorage::connect`].
     pub async fn connect_with(options: PgConnectOptions) -> Result<Self, Error> {
         Self::options().connect_with(options).await
     }
@@ -181,104 +178,45 @@ impl PgStorage {
 #[async_trait]
 impl Storage for PgStorage {
     async fn check(&self) -> Result<(), Error> {
-        migrate::check(self).await
+        check::check(&self.inner).await
     }
 
     async fn enqueue(&self, messages: Vec<NewMessage>) -> Result<Vec<Option<MessageId>>, Error> {
         if messages.is_empty() {
             return Ok(Vec::new());
         }
-        let columns = Columns::new(&messages);
-        let sql = &self.inner.statements.enqueue_many;
+        let batch = Batch::new(&messages);
+        let columns = Columns::new(&batch);
+        let statements = &self.inner.statements;
         let channel = self.inner.schema.channel();
         let wake = self.inner.wake_ups != WakeUps::Off;
         let answer = self
             .inner
             .control
             .fetch("enqueue", Repeat::Never, || {
-                columns.query(sql.clone(), &channel, wake)
+                columns.query(statements, &channel, wake)
             })
             .await?;
-        match_written(&messages, &answer.rows).map_err(|error| storage_error("enqueue", error))
+        let ids = batch.match_written(&answer.rows);
+        ids.map_err(|error| storage_error("enqueue", error))
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
         claim::claim(&self.inner, request).await
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<MessageId>, Error> {
-        if settlements.is_empty() {
-            return Ok(Vec::new());
-        }
-        let batch = SettleBatch::new(settlements);
-        let sql = &self.inner.statements.settle;
-        let answer = self
-            .inner
-            .control
-            .fetch("settle", Repeat::Harmless, || batch.query(sql.clone()))
-            .await?;
-        if answer.repeated && answer.rows.is_empty() {
-            // The statement is all or nothing, so any row here proves that the first one did
-            // nothing. None can mean that it did everything, or that every lease was lost.
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "settle",
-                "the connection was lost during a settle that may have taken effect",
-            ));
-        }
-        ids(&answer.rows).map_err(|error| storage_error("settle", error))
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, Error> {
+        settle::settle(&self.inner, settlements).await
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
         if renewals.is_empty() {
             return Ok(Renewed::default());
         }
-        let mut sorted = renewals.to_vec();
-        sorted.sort_by_key(|renewal| renewal.held.id);
-        let asked: Vec<i64> = sorted.iter().map(|renewal| renewal.held.id.0).collect();
-        let tokens: Vec<_> = sorted
-            .iter()
-            .map(|renewal| renewal.held.token.as_uuid())
-            .collect();
-        let ttls: Vec<_> = sorted
-            .iter()
-            .map(|renewal| interval(renewal.lease_ttl))
-            .collect();
-        let sql = &self.inner.statements.renew;
-        let answer = self
-            .inner
-            .renewal
-            .fetch("renew", Repeat::Harmless, || {
-                sqlx::query(sql.clone())
-                    .bind(&asked)
-                    .bind(&tokens)
-                    .bind(&ttls)
-            })
-            .await?;
-        let mut renewed = Renewed::default();
-        for row in &answer.rows {
-            let id = id(row).map_err(|error| storage_error("renew", error))?;
-            let holds: bool = row
-                .try_get("renewed")
-                .map_err(|error| storage_error("renew", error))?;
-            if holds {
-                renewed.renewed.push(id);
-            } else {
-                renewed.lost.push(id);
-            }
-        }
-        Ok(renewed)
+        renew::renew(&self.inner, &self.inner.renewal, renewals).await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
         listener::wake_ups(&self.inner, queues, runtime)
     }
-}
-
-fn id(row: &PgRow) -> Result<MessageId, sqlx::Error> {
-    row.try_get("id").map(MessageId)
-}
-
-fn ids(rows: &[PgRow]) -> Result<Vec<MessageId>, sqlx::Error> {
-    rows.iter().map(id).collect()
 }

@@ -5,11 +5,12 @@ mod support;
 
 use std::time::Duration;
 
-use outbox_core::{ErrorKind, Renewal, Storage, Verdict};
+use outbox_core::{Renewal, Storage, Verdict};
 use outbox_sqlx::{DeadLetterQuery, PgStorage};
+use sqlx::{ConnectOptions, PgConnection};
 use support::{
-    claim, database, execute, fill, ids, message, number, own_connections, pending, settle_all,
-    terminate_own_connections, texts, until_own_connections, until_waiting,
+    claim, database, execute, fill, hold_writes, ids, let_go, message, number, own_connections,
+    pending, settle_all, terminate_own_connections, texts, until_own_connections, until_running,
 };
 
 /// Records the settings under which each statement on messages runs.
@@ -31,13 +32,12 @@ create trigger record_settings after insert or update or delete on outbox.messag
 #[tokio::test]
 async fn settings_of_the_role_do_not_matter() {
     let database = database().await;
-    let role = format!("{}_role", database.name());
+    let role = database.role("superuser").await;
     let mut ours = database.connect().await;
     execute(
         &mut ours,
         &format!(
-            "create role {role} superuser login password 'role';
-             alter role {role} set statement_timeout = '50ms';
+            "alter role {role} set statement_timeout = '50ms';
              alter role {role} set lock_timeout = '10ms';
              alter role {role} set default_transaction_isolation = 'serializable';
              alter role {role} set search_path = 'nowhere';
@@ -45,7 +45,7 @@ async fn settings_of_the_role_do_not_matter() {
         ),
     )
     .await;
-    let storage = PgStorage::connect_with(database.options().username(&role).password("role"))
+    let storage = PgStorage::connect_with(database.options_of(&role))
         .await
         .unwrap();
     storage.migrate().await.unwrap();
@@ -53,10 +53,7 @@ async fn settings_of_the_role_do_not_matter() {
     let new = message("q").check(100).unwrap();
     storage.enqueue(vec![new]).await.unwrap();
     let claimed = claim(&storage, &pending("q", 1)).await;
-    let renewal = Renewal {
-        held: claimed.messages[0].held(),
-        lease_ttl: Duration::from_secs(60),
-    };
+    let renewal = Renewal::new(claimed.messages[0].held(), Duration::from_secs(60));
     storage.renew(&[renewal]).await.unwrap();
     let settlements = settle_all(&claimed, &Verdict::Done);
     storage.settle(&settlements).await.unwrap();
@@ -70,17 +67,12 @@ async fn settings_of_the_role_do_not_matter() {
         "enable_seqscan=off",
         "idle_in_transaction_session_timeout=30s",
         "jit=off",
-        "lock_timeout=5s",
+        "lock_timeout=1s",
         "search_path=pg_catalog",
         "statement_timeout=30s",
         "transaction_isolation=read committed",
     ];
     assert_eq!(seen, expected);
-    drop(storage);
-    drop(database);
-    let admin = support::database().await;
-    let mut admin = admin.connect().await;
-    execute(&mut admin, &format!("drop role {role}")).await;
 }
 
 #[tokio::test]
@@ -101,10 +93,10 @@ async fn a_storage_uses_two_connections_and_names_them() {
         storage.claim(c),
         storage.claim(d)
     );
-    let renewal = Renewal {
-        held: claims.0.unwrap().messages[0].held(),
-        lease_ttl: Duration::from_secs(60),
-    };
+    let renewal = Renewal::new(
+        claims.0.unwrap().messages[0].held(),
+        Duration::from_secs(60),
+    );
     storage.renew(&[renewal]).await.unwrap();
     assert_eq!(own_connections(&mut ours).await, 2);
 }
@@ -126,17 +118,17 @@ async fn every_call_survives_the_end_of_its_idle_connection() {
     terminate_own_connections(&mut ours).await;
     let claimed = claim(&storage, &pending("q", 2)).await;
     assert_eq!(claimed.messages.len(), 2);
-    let renewal = Renewal {
-        held: claimed.messages[0].held(),
-        lease_ttl: Duration::from_secs(60),
-    };
+    let renewal = Renewal::new(claimed.messages[0].held(), Duration::from_secs(60));
     storage.renew(&[renewal]).await.unwrap();
     terminate_own_connections(&mut ours).await;
     let renewed = storage.renew(&[renewal]).await.unwrap();
     assert_eq!(renewed.renewed, [claimed.messages[0].id]);
     terminate_own_connections(&mut ours).await;
     let settlements = settle_all(&claimed, &Verdict::Done);
-    assert_eq!(storage.settle(&settlements).await.unwrap(), ids(&claimed));
+    assert_eq!(
+        storage.settle(&settlements).await.unwrap().written,
+        ids(&claimed)
+    );
     terminate_own_connections(&mut ours).await;
     storage.enqueue(vec![new()]).await.unwrap();
     terminate_own_connections(&mut ours).await;
@@ -166,56 +158,58 @@ async fn a_settle_that_may_have_happened_says_that_it_does_not_know() {
     terminate_own_connections(&mut ours).await;
     let error = storage.settle(&settlements).await.unwrap_err();
     assert!(error.is_transient());
-    assert_eq!(storage.settle(&settlements).await.unwrap(), []);
+    assert_eq!(storage.settle(&settlements).await.unwrap().written, []);
+}
+
+#[tokio::test]
+async fn a_settle_that_runs_into_a_lock_when_it_is_sent_again_does_not_know_either() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 1).await;
+    let claimed = claim(&storage, &pending("q", 1)).await;
+    let settlements = settle_all(&claimed, &Verdict::Done);
+    terminate_own_connections(&mut ours).await;
+    let lock = database.lock_message(claimed.messages[0].id).await;
+    // Busy would mean that nothing was written, which the lost reply leaves open.
+    let error = storage.settle(&settlements).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let settled = storage.settle(&settlements).await.unwrap();
+    assert_eq!(settled.busy, ids(&claimed));
+    lock.release().await.unwrap();
+    let settled = storage.settle(&settlements).await.unwrap();
+    assert_eq!(settled.written, ids(&claimed));
 }
 
 #[tokio::test]
 async fn a_settle_whose_connection_dies_is_sent_again() {
     let database = database().await;
     let storage = database.storage().await;
-    let (mut other, mut observer) = (database.connect().await, database.connect().await);
+    let mut observer = database.connect().await;
     fill(&mut observer, "q", 1).await;
     let claimed = claim(&storage, &pending("q", 1)).await;
-    execute(&mut other, "begin; select from outbox.message for update").await;
+    hold_writes(&mut observer).await;
     let settlements = settle_all(&claimed, &Verdict::Done);
     let settling = storage.clone();
     let settling = tokio::spawn(async move { settling.settle(&settlements).await });
-    until_waiting(&mut observer, 1).await;
-    execute(
-        &mut observer,
-        "select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock'",
-    )
-    .await;
-    execute(&mut other, "rollback").await;
-    assert_eq!(settling.await.unwrap().unwrap(), ids(&claimed));
+    until_running(&mut observer).await;
+    end_running(&mut observer, "pg_terminate_backend").await;
+    let_go(&mut observer).await;
+    assert_eq!(settling.await.unwrap().unwrap().written, ids(&claimed));
 }
 
 #[tokio::test]
 async fn a_claim_whose_connection_dies_is_asked_for_and_sent_again() {
     let database = database().await;
     let storage = database.storage().await;
-    let (mut other, mut observer) = (database.connect().await, database.connect().await);
+    let mut observer = database.connect().await;
     fill(&mut observer, "q", 3).await;
-    execute(
-        &mut observer,
-        "create function public.wait() returns trigger language plpgsql as $$
-         begin perform pg_advisory_xact_lock_shared(1); return new; end $$;
-         create trigger wait before update on outbox.message
-             for each row execute function public.wait()",
-    )
-    .await;
-    execute(&mut other, "select pg_advisory_lock(1)").await;
+    hold_writes(&mut observer).await;
     let claiming = storage.clone();
     let claiming = tokio::spawn(async move { claiming.claim(&pending("q", 2)).await });
-    until_waiting(&mut observer, 1).await;
-    execute(
-        &mut observer,
-        "select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock'",
-    )
-    .await;
-    execute(&mut other, "select pg_advisory_unlock(1)").await;
+    until_running(&mut observer).await;
+    end_running(&mut observer, "pg_terminate_backend").await;
+    let_go(&mut observer).await;
     let claimed = claiming.await.unwrap().unwrap();
     assert_eq!(claimed.messages.len(), 2);
     let leased = "select count(*) from outbox.message where acquired_token is not null";
@@ -226,41 +220,32 @@ async fn a_claim_whose_connection_dies_is_asked_for_and_sent_again() {
 async fn a_statement_that_takes_too_long_is_a_transient_error() {
     let database = database().await;
     let storage = database.storage().await;
-    let (mut other, mut observer) = (database.connect().await, database.connect().await);
+    let mut observer = database.connect().await;
     fill(&mut observer, "q", 1).await;
     let claimed = claim(&storage, &pending("q", 1)).await;
-    execute(&mut other, "begin; select from outbox.message for update").await;
+    hold_writes(&mut observer).await;
     let settlements = settle_all(&claimed, &Verdict::Done);
     let settling = storage.clone();
     let again = settlements.clone();
     let settling = tokio::spawn(async move { settling.settle(&again).await });
-    until_waiting(&mut observer, 1).await;
-    execute(
-        &mut observer,
-        "select pg_cancel_backend(pid) from pg_stat_activity
-         where datname = current_database() and wait_event_type = 'Lock'",
-    )
-    .await;
+    until_running(&mut observer).await;
+    // What the time limit of statements does.
+    end_running(&mut observer, "pg_cancel_backend").await;
     assert!(settling.await.unwrap().unwrap_err().is_transient());
-    execute(&mut other, "rollback").await;
-    assert_eq!(storage.settle(&settlements).await.unwrap(), ids(&claimed));
+    let_go(&mut observer).await;
+    assert_eq!(
+        storage.settle(&settlements).await.unwrap().written,
+        ids(&claimed)
+    );
 }
 
-#[tokio::test]
-async fn an_unreachable_server_is_transient_and_a_wrong_url_is_not() {
-    // A port is closed once its listener is dropped.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let url = format!("postgres://nobody@127.0.0.1:{port}/nothing");
-    let error = PgStorage::connect(&url).await.unwrap_err();
-    assert!(error.is_transient(), "{error:?}");
-    let error = PgStorage::connect("not a url").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-    let prepared = PgStorage::options().prepare(url.parse().unwrap()).unwrap();
-    assert!(prepared.check().await.unwrap_err().is_transient());
+/// Ends the statements of ours that are running, or their connections.
+async fn end_running(connection: &mut PgConnection, how: &str) {
+    let running = format!(
+        "select {how}(pid) from pg_stat_activity
+         where datname = current_database() and application_name = 'outbox' and state = 'active'"
+    );
+    execute(connection, &running).await;
 }
 
 #[test]
@@ -280,10 +265,10 @@ fn renewals_go_on_when_the_thread_they_ran_on_is_gone() {
         let claimed = claim(&storage, &pending("q", 1)).await;
         (database, storage, claimed)
     });
-    let renewals = [Renewal {
-        held: claimed.messages[0].held(),
-        lease_ttl: Duration::from_secs(60),
-    }];
+    let renewals = [Renewal::new(
+        claimed.messages[0].held(),
+        Duration::from_secs(60),
+    )];
     for _ in 0..3 {
         let storage = storage.clone();
         std::thread::spawn(move || {
@@ -298,11 +283,41 @@ fn renewals_go_on_when_the_thread_they_ran_on_is_gone() {
     // The control connection's runtime is gone as well.
     on_a_thread_of_its_own().block_on(async {
         storage.check().await.unwrap();
+        let mut ours = database.connect().await;
         let longer = "select count(*) from outbox.message
             where lease_expires_at > now() + interval '40 seconds'";
-        assert_eq!(number(&mut database.connect().await, longer).await, 1);
-        let settlements = settle_all(&claimed, &Verdict::Done);
-        assert_eq!(storage.settle(&settlements).await.unwrap(), ids(&claimed));
+        assert_eq!(number(&mut ours, longer).await, 1);
+        // A reply that the old socket had to wait for is lost, and what it said is then unknown.
+        match storage.settle(&settle_all(&claimed, &Verdict::Done)).await {
+            Ok(settled) => assert_eq!(settled.written, ids(&claimed)),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+        let left = "select count(*) from outbox.message";
+        assert_eq!(number(&mut ours, left).await, 0);
     });
     drop(database);
+}
+
+#[tokio::test]
+async fn a_database_that_accepts_no_connections_for_a_while_is_an_outage() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 1).await;
+    let claimed = claim(&storage, &pending("q", 1)).await;
+    let settlements = settle_all(&claimed, &Verdict::Done);
+    let name = texts(&mut ours, "select current_database()::text").await;
+    // A session cannot shut its own database.
+    let elsewhere = database.options().database("postgres");
+    let mut elsewhere = elsewhere.connect().await.unwrap();
+    let allow = |allowed| {
+        let name = &name[0];
+        format!("alter database \"{name}\" with allow_connections {allowed}")
+    };
+    execute(&mut elsewhere, &allow("false")).await;
+    terminate_own_connections(&mut ours).await;
+    let error = storage.settle(&settlements).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    execute(&mut elsewhere, &allow("true")).await;
+    assert_eq!(storage.settle(&settlements).await.unwrap().written.len(), 1);
 }

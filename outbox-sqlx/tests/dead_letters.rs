@@ -84,7 +84,7 @@ async fn a_revived_one_is_the_same_message_with_new_attempts() {
         error: "again".to_owned(),
     };
     let settlements = settle_all(&claimed, &verdict);
-    assert_eq!(storage.settle(&settlements).await.unwrap(), [id]);
+    assert_eq!(storage.settle(&settlements).await.unwrap().written, [id]);
 }
 
 #[tokio::test]
@@ -136,4 +136,63 @@ async fn only_old_ones_of_the_queue_are_purged() {
             .unwrap(),
         1
     );
+}
+
+/// Writes dead letters without making them.
+async fn bury(connection: &mut PgConnection, queue: &str, ids: std::ops::RangeInclusive<i64>) {
+    let sql = format!(
+        "insert into outbox.dead_letter (message_id, queue, kind, payload, content_type, priority,
+             attempts, max_attempts, deliveries, lease_losses, created_at, died_at, reason)
+         select id, '{queue}', 'k', '', 't', 0, 1, 1, 1, 0, now(), now() - interval '1 hour', 'r'
+         from generate_series({}, {}) as id",
+        ids.start(),
+        ids.end()
+    );
+    execute(connection, &sql).await;
+}
+
+#[tokio::test]
+async fn a_purge_deletes_in_lots_so_that_claims_get_between_them() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    bury(&mut ours, "a", 1..=1_500).await;
+    bury(&mut ours, "b", 1_501..=2_500).await;
+    bury(&mut ours, "a", 2_501..=3_000).await;
+    execute(
+        &mut ours,
+        "create table public.lot (size bigint);
+         create function public.record_lot() returns trigger language plpgsql as $$
+         begin
+             insert into public.lot select count(*) from gone;
+             return null;
+         end $$;
+         create trigger record_lot after delete on outbox.dead_letter
+             referencing old table as gone
+             for each statement execute function public.record_lot()",
+    )
+    .await;
+    let minute = Duration::from_secs(60);
+    let purged = storage.purge_dead_letters(Some("a"), minute).await;
+    assert_eq!(purged.unwrap(), 2_000);
+    let purged = storage.purge_dead_letters(None, minute).await;
+    assert_eq!(purged.unwrap(), 1_000);
+    let lots = "select count(*) from public.lot where size > 0";
+    assert_eq!(number(&mut ours, lots).await, 3);
+    let largest = "select max(size) from public.lot";
+    assert_eq!(number(&mut ours, largest).await, 1_000);
+}
+
+#[tokio::test]
+async fn a_locked_dead_letter_does_not_stop_a_purge() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    bury(&mut ours, "a", 1..=1_100).await;
+    let lock = "select from outbox.dead_letter where message_id in (1, 7) for update";
+    let lock = database.lock(lock).await;
+    let purge = || storage.purge_dead_letters(None, Duration::ZERO);
+    assert_eq!(purge().await.unwrap(), 1_098);
+    lock.release().await.unwrap();
+    assert_eq!(purge().await.unwrap(), 2);
 }

@@ -239,7 +239,7 @@ async fn settle() {
             number(&mut observer, DEAD).await,
         );
         assert!(state == (3, 3, 0) || state == (1, 0, 1), "{state:?}");
-        let again = storage.settle(&settlements).await.unwrap();
+        let again = storage.settle(&settlements).await.unwrap().written;
         assert_eq!(again.len(), if state.1 == 3 { 3 } else { 0 });
         execute(
             &mut observer,
@@ -258,10 +258,10 @@ async fn renew() {
     let mut observer = database.connect().await;
     fill(&mut observer, "q", 1).await;
     let claimed = claim(&holder, &pending("q", 1)).await;
-    let renewals = [Renewal {
-        held: claimed.messages[0].held(),
-        lease_ttl: Duration::from_secs(60),
-    }];
+    let renewals = [Renewal::new(
+        claimed.messages[0].held(),
+        Duration::from_secs(60),
+    )];
     with_every_drop(async |polls| {
         let storage = database.unmigrated().await;
         let done = poll_times(polls, storage.renew(&renewals)).await;

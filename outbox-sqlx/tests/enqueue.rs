@@ -12,8 +12,8 @@ use support::{claim, database, execute, expire, message, number, pending, texts}
 
 const COUNT: &str = "select count(*) from outbox.message";
 
-async fn enqueue(conn: &mut PgConnection, draft: Draft) -> Enqueued {
-    PgOutbox::new().enqueue(conn, draft).await.unwrap()
+async fn enqueue(connection: &mut PgConnection, draft: Draft) -> Enqueued {
+    PgOutbox::new().enqueue(connection, draft).await.unwrap()
 }
 
 #[tokio::test]
@@ -92,32 +92,37 @@ async fn a_refused_message_leaves_the_transaction_usable() {
     let mut ours = database.connect().await;
     let mut tx = ours.begin().await.unwrap();
     let long = "x".repeat(256);
-    let refused = [
-        Draft::json("", "k", &1),
-        Draft::json(long.clone(), "k", &1),
-        Draft::json("q", long.clone(), &1),
-        Draft::json("q\0", "k", &1),
-        Draft::json("q", "k\0", &1),
-        Draft::bytes("q", "k", vec![0; 101]),
-        message("q").key("\0"),
-        message("q").group("\0"),
-        message("q").tag("\0"),
-        message("q").content_type("\0"),
-        message("q").header("\0", "v"),
-        message("q").header("n", "\0"),
-        message("q").priority(4),
-        message("q").max_attempts(0),
-    ];
-    for draft in refused {
-        let what = format!("{draft:?}");
-        let error = outbox.enqueue(&mut tx, draft).await.unwrap_err();
+    let refused = || {
+        [
+            Draft::json("", "k", &1),
+            Draft::json(long.clone(), "k", &1),
+            Draft::json("q", long.clone(), &1),
+            Draft::json("q\0", "k", &1),
+            Draft::json("q", "k\0", &1),
+            Draft::bytes("q", "k", vec![0; 101]),
+            message("q").key("\0"),
+            message("q").group("\0"),
+            message("q").tag("\0"),
+            message("q").content_type("\0"),
+            message("q").header("\0", "v"),
+            message("q").header("n", "\0"),
+            message("q").priority(4),
+            message("q").priority(-4),
+            message("q").max_attempts(0),
+            message("q").key(""),
+        ]
+    };
+    for (alone, among) in refused().into_iter().zip(refused()) {
+        let what = format!("{alone:?}");
+        let error = outbox.enqueue(&mut tx, alone).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidMessage, "{what}");
+        let many = outbox.enqueue_many(&mut tx, [message("q"), among]).await;
+        assert_eq!(
+            many.unwrap_err().kind(),
+            ErrorKind::InvalidMessage,
+            "{what}"
+        );
     }
-    let error = outbox
-        .enqueue_many(&mut tx, [message("q"), message("q").key("")])
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidMessage);
     outbox.enqueue(&mut tx, message("q")).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(number(&mut ours, COUNT).await, 1);
@@ -185,7 +190,7 @@ async fn a_live_key_makes_a_duplicate_and_not_an_error() {
     let held = claim(&storage, &pending("mail", 1)).await;
     assert_eq!(enqueue(&mut ours, keyed()).await, Enqueued::Duplicate);
     let settled = support::settle_all(&held, &outbox_core::Verdict::Done);
-    assert_eq!(storage.settle(&settled).await.unwrap().len(), 1);
+    assert_eq!(storage.settle(&settled).await.unwrap().written.len(), 1);
     assert!(enqueue(&mut ours, keyed()).await.id().is_some());
 }
 
@@ -220,6 +225,52 @@ async fn many_keep_their_order_and_report_duplicates_in_place() {
     assert_eq!(support::ids(&claim), [ids[2]]);
     let none: [Draft; 0] = [];
     assert_eq!(outbox.enqueue_many(&mut ours, none).await.unwrap(), []);
+}
+
+/// Columns in which all messages agree travel once, and those that nobody fills not at all.
+#[tokio::test]
+async fn many_are_stored_as_they_are_one_by_one() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    let outbox = PgOutbox::new();
+    let instant = SystemTime::now() + Duration::from_secs(86_400);
+    let rich = |queue: &'static str, n: i16| {
+        Draft::bytes(queue, format!("kind {n}"), vec![n.to_le_bytes()[0]; 3])
+            .content_type(format!("type {n}"))
+            .header("n", n.to_string())
+            .priority(n)
+            .group(format!("group {n}"))
+            .tag(format!("tag {n}"))
+            .max_attempts(u16::try_from(n + 5).unwrap())
+            .after(Duration::from_secs(3_600 * u64::try_from(n + 3).unwrap()))
+    };
+    let plain = || message("q");
+    let batches: [&dyn Fn() -> Vec<Draft>; 8] = [
+        &|| vec![plain(), plain(), plain()],
+        &|| vec![rich("a", 1), rich("a", 1), rich("a", 1)],
+        &|| vec![rich("a", 1), rich("b", 2), rich("a", -3)],
+        &|| vec![plain(), plain(), rich("b", 3)],
+        &|| vec![rich("b", 3), plain(), plain()],
+        &|| vec![plain(), plain().at(instant), plain()],
+        &|| vec![plain(), plain().key("k"), rich("a", 2).key("k")],
+        &|| vec![rich("a", 1).key("1"), rich("a", 1).key("2")],
+    ];
+    let stored = "select row(queue, kind, payload, content_type, headers, priority, key, group_key,
+        tag, max_attempts, round(extract(epoch from next_attempt_at - created_at) / 60))::text
+        from outbox.message order by id";
+    for (place, batch) in batches.into_iter().enumerate() {
+        let mut tx = ours.begin().await.unwrap();
+        for draft in batch() {
+            outbox.enqueue(&mut tx, draft).await.unwrap();
+        }
+        let one_by_one = texts(&mut tx, stored).await;
+        tx.rollback().await.unwrap();
+        let mut tx = ours.begin().await.unwrap();
+        outbox.enqueue_many(&mut tx, batch()).await.unwrap();
+        assert_eq!(texts(&mut tx, stored).await, one_by_one, "batch {place}");
+        tx.rollback().await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -374,6 +425,34 @@ async fn the_database_refuses_what_others_write_wrongly() {
         "insert into outbox.message (queue, kind, payload, content_type) values ('q', 'k', '', 't')",
     )
     .await;
+}
+
+#[tokio::test]
+async fn an_aborted_transaction_asks_to_be_rolled_back() {
+    let database = database().await;
+    database.storage().await;
+    let outbox = PgOutbox::new();
+    let mut ours = database.connect().await;
+    let mut tx = ours.begin().await.unwrap();
+    sqlx::query("select 1 / 0")
+        .execute(&mut *tx)
+        .await
+        .unwrap_err();
+    let error = outbox.enqueue(&mut tx, message("q")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    assert!(
+        error.advice().starts_with("roll the transaction back"),
+        "{error}"
+    );
+    let many = outbox.enqueue_many(&mut tx, [message("q")]).await;
+    let error = many.unwrap_err();
+    assert!(
+        error.advice().starts_with("roll the transaction back"),
+        "{error}"
+    );
+    tx.rollback().await.unwrap();
+    outbox.enqueue(&mut ours, message("q")).await.unwrap();
+    assert_eq!(number(&mut ours, COUNT).await, 1);
 }
 
 #[tokio::test]

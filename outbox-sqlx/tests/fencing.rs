@@ -6,12 +6,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outbox_core::{Claim, Renewal, Storage, Verdict};
+use outbox_core::{Claim, DeadReason, Renewal, Settlement, Storage, Verdict};
 use outbox_sqlx::PgOutbox;
 use sqlx::PgConnection;
 use support::{
     claim, database, execute, expire, expired, fill, ids, number, pending, settle_all,
-    until_waiting,
+    settle_to_the_end, until_waiting,
 };
 
 /// Opens a transaction that holds the lock of a message.
@@ -39,10 +39,7 @@ fn renewals(claim: &Claim) -> Vec<Renewal> {
     claim
         .messages
         .iter()
-        .map(|message| Renewal {
-            held: message.held(),
-            lease_ttl: Duration::from_secs(60),
-        })
+        .map(|message| Renewal::new(message.held(), Duration::from_secs(60)))
         .collect()
 }
 
@@ -105,7 +102,7 @@ async fn a_settle_that_waits_for_a_reclaim_finds_its_lease_lost() {
         Verdict::Done,
         Verdict::Release,
         Verdict::Dead {
-            reason: outbox_core::DeadReason::Exhausted,
+            reason: DeadReason::Exhausted,
             error: String::new(),
         },
     ] {
@@ -117,11 +114,11 @@ async fn a_settle_that_waits_for_a_reclaim_finds_its_lease_lost() {
         reclaim(&mut other, claimed.messages[0].id).await;
         let settlements = settle_all(&claimed, &verdict);
         let settling = storage.clone();
-        let settling = tokio::spawn(async move { settling.settle(&settlements).await });
+        let settling = tokio::spawn(async move { settle_to_the_end(&settling, settlements).await });
         until_waiting(&mut observer, 1).await;
         execute(&mut other, "commit").await;
-        let settled = settling.await.unwrap().unwrap();
-        assert_eq!(settled, [claimed.messages[1].id], "{verdict:?}");
+        let written = settling.await.unwrap();
+        assert_eq!(written, [claimed.messages[1].id], "{verdict:?}");
         let stolen = "select count(*) from outbox.message where lease_losses = 1
             and acquired_token is not null";
         assert_eq!(number(&mut observer, stolen).await, 1, "{verdict:?}");
@@ -144,10 +141,96 @@ async fn a_settle_that_waits_for_a_renewal_still_holds() {
     .await;
     let settlements = settle_all(&claimed, &Verdict::Done);
     let settling = storage.clone();
-    let settling = tokio::spawn(async move { settling.settle(&settlements).await });
+    let settling = tokio::spawn(async move { settle_to_the_end(&settling, settlements).await });
     until_waiting(&mut observer, 1).await;
     execute(&mut other, "commit").await;
-    assert_eq!(settling.await.unwrap().unwrap(), ids(&claimed));
+    assert_eq!(settling.await.unwrap(), ids(&claimed));
+}
+
+/// Verdicts of every statement that a settle consists of, one for each message of the claim.
+fn settle_in_turn(claim: &Claim) -> Vec<Settlement> {
+    let dead = Verdict::Dead {
+        reason: DeadReason::Rejected,
+        error: String::new(),
+    };
+    let verdicts = [Verdict::Done, Verdict::Release, dead].into_iter().cycle();
+    let messages = claim.messages.iter().zip(verdicts);
+    messages
+        .map(|(message, verdict)| Settlement::new(message.held(), verdict))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_locked_message_does_not_stop_the_others_of_its_settle() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 6).await;
+    let claimed = claim(&storage, &pending("q", 6)).await;
+    let id = |place: usize| claimed.messages[place].id;
+    let settlements = settle_in_turn(&claimed);
+    for place in [3, 4, 5] {
+        let lock = database.lock_message(id(place)).await;
+        let mut settled = storage.settle(&settlements[..=place]).await.unwrap();
+        settled.written.sort();
+        let others = if place == 3 {
+            vec![id(0), id(1), id(2)]
+        } else {
+            vec![]
+        };
+        assert_eq!((settled.written, settled.busy), (others, vec![id(place)]));
+        lock.release().await.unwrap();
+        let settled = storage.settle(&settlements[place..=place]).await.unwrap();
+        assert_eq!((settled.written, settled.busy), (vec![id(place)], vec![]));
+    }
+    let left = "select count(*) from outbox.message where acquired_token is null";
+    assert_eq!(number(&mut ours, left).await, 2);
+    let dead = "select count(*) from outbox.dead_letter";
+    assert_eq!(number(&mut ours, dead).await, 2);
+}
+
+#[tokio::test]
+async fn beside_a_busy_message_a_lost_one_is_lost() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 4).await;
+    let claimed = claim(&storage, &pending("q", 4)).await;
+    let id = |place: usize| claimed.messages[place].id;
+    reclaim(&mut ours, id(0)).await;
+    execute(&mut ours, "commit").await;
+    execute(
+        &mut ours,
+        &format!("delete from outbox.message where id = {}", id(1)),
+    )
+    .await;
+    // What the lost lease's new holder does is not ours to wait for.
+    let _stolen = database.lock_message(id(0)).await;
+    let _busy = database.lock_message(id(2)).await;
+    let settlements = settle_all(&claimed, &Verdict::Done);
+    let settled = storage.settle(&settlements).await.unwrap();
+    assert_eq!((settled.written, settled.busy), (vec![id(3)], vec![id(2)]));
+}
+
+#[tokio::test]
+async fn a_locked_table_is_a_transient_error_and_no_busy_message() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 1).await;
+    let claimed = claim(&storage, &pending("q", 1)).await;
+    let settlements = settle_all(&claimed, &Verdict::Done);
+    for mode in ["share", "access exclusive"] {
+        let lock = format!("lock table outbox.message in {mode} mode");
+        let lock = database.lock(&lock).await;
+        let error = storage.settle(&settlements).await.unwrap_err();
+        assert!(error.is_transient(), "{mode}: {error:?}");
+        lock.release().await.unwrap();
+    }
+    assert_eq!(
+        storage.settle(&settlements).await.unwrap().written,
+        ids(&claimed)
+    );
 }
 
 #[tokio::test]
@@ -194,12 +277,12 @@ async fn a_renewal_does_not_wait_for_a_settle_on_the_control_connection() {
     lock(&mut other, claimed.messages[0].id).await;
     let settlements = settle_all(&claimed, &Verdict::Done);
     let settling = storage.clone();
-    let settling = tokio::spawn(async move { settling.settle(&settlements).await });
+    let settling = tokio::spawn(async move { settle_to_the_end(&settling, settlements).await });
     until_waiting(&mut observer, 1).await;
     storage.renew(&renewals(&claimed)).await.unwrap();
     assert!(!settling.is_finished());
     execute(&mut other, "rollback").await;
-    assert_eq!(settling.await.unwrap().unwrap().len(), 2);
+    assert_eq!(settling.await.unwrap(), ids(&claimed));
 }
 
 #[tokio::test]
@@ -219,6 +302,32 @@ async fn an_enqueue_of_a_key_waits_for_the_one_that_is_writing_it() {
     assert!(late.await.unwrap().unwrap().id().is_some());
 }
 
+/// Two batches that overlap must lock in one order, or each waits for what the other has locked.
+#[tokio::test]
+async fn a_settle_locks_in_the_order_of_ids() {
+    let dead = Verdict::Dead {
+        reason: DeadReason::Rejected,
+        error: String::new(),
+    };
+    for verdict in [Verdict::Done, Verdict::Release, dead] {
+        let database = database().await;
+        let storage = database.storage().await;
+        let mut observer = database.connect().await;
+        fill(&mut observer, "q", 3).await;
+        let claimed = claim(&storage, &pending("q", 3)).await;
+        let lock = database.lock_message(claimed.messages[0].id).await;
+        let mut settlements = settle_all(&claimed, &verdict);
+        settlements.reverse();
+        let settling = tokio::spawn(async move { settle_to_the_end(&storage, settlements).await });
+        until_waiting(&mut observer, 1).await;
+        let free = "with free as (select from outbox.message for update skip locked)
+            select count(*) from free";
+        assert_eq!(number(&mut observer, free).await, 2, "{verdict:?}");
+        lock.release().await.unwrap();
+        assert_eq!(settling.await.unwrap(), ids(&claimed));
+    }
+}
+
 #[tokio::test]
 async fn overlapping_batches_in_opposite_order_do_not_deadlock() {
     let database = database().await;
@@ -231,6 +340,9 @@ async fn overlapping_batches_in_opposite_order_do_not_deadlock() {
         let mut backward = forward.clone();
         backward.reverse();
         let (left, right) = tokio::join!(a.settle(&forward), b.settle(&backward));
-        assert_eq!(left.unwrap().len() + right.unwrap().len(), 50);
+        assert_eq!(
+            left.unwrap().written.len() + right.unwrap().written.len(),
+            50
+        );
     }
 }

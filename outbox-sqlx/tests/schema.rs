@@ -81,26 +81,15 @@ async fn a_failed_migration_leaves_nothing() {
 #[tokio::test]
 async fn a_role_that_may_not_create_schemas_uses_a_prepared_one() {
     let database = database().await;
-    let role = format!("{}_role", database.name());
+    let role = database.role("").await;
     let mut ours = database.connect().await;
-    execute(
-        &mut ours,
-        &format!(
-            "create role {role} login password 'role'; create schema outbox authorization {role}"
-        ),
-    )
-    .await;
-    let storage = PgStorage::connect_with(database.options().username(&role).password("role"))
+    let prepare = format!("create schema outbox authorization {role}");
+    execute(&mut ours, &prepare).await;
+    let storage = PgStorage::connect_with(database.options_of(&role))
         .await
         .unwrap();
     storage.migrate().await.unwrap();
     storage.verify_schema().await.unwrap();
-    drop(storage);
-    execute(
-        &mut ours,
-        &format!("drop owned by {role} cascade; drop role {role}"),
-    )
-    .await;
 }
 
 #[tokio::test]

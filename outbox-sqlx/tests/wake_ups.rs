@@ -118,6 +118,32 @@ async fn nothing_is_notified_for_what_cannot_start() {
 }
 
 #[tokio::test]
+async fn many_wake_the_queues_in_which_one_can_start() {
+    let database = database().await;
+    database.storage().await;
+    let mut listener = listen(&database).await;
+    let outbox = PgOutbox::new();
+    let mut ours = database.connect().await;
+    let later = |queue| message(queue).after(Duration::from_secs(60));
+    let past = |queue| message(queue).at(SystemTime::UNIX_EPOCH);
+    for (drafts, woken) in [
+        (
+            vec![later("a"), message("b"), later("b"), past("c")],
+            vec!["b", "c"],
+        ),
+        (vec![later("a"), later("b")], vec![]),
+        (vec![later("a"), message("a")], vec!["a"]),
+        (vec![later("a"), past("a")], vec!["a"]),
+        (vec![message("a"), message("a")], vec!["a"]),
+    ] {
+        outbox.enqueue_many(&mut ours, drafts).await.unwrap();
+        let mut payloads = notified(&database, &mut listener).await;
+        payloads.sort();
+        assert_eq!(payloads, woken);
+    }
+}
+
+#[tokio::test]
 async fn the_other_policies_leave_the_commit_alone() {
     let database = database().await;
     database.storage().await;

@@ -1,14 +1,17 @@
 //! A Postgres for tests, examples and benchmarks: [`Server`] finds or starts one,
 //! [`TestDatabase`] is a database of its own for each test, [`HeldLock`] forces a race.
 //!
-//! - With `DATABASE_URL` in the environment, that server is used and only databases whose names
-//!   start with `outbox_test_` are created or dropped there.
+//! - With `DATABASE_URL` in the environment, that server is used and only databases and roles whose
+//!   names start with `outbox_test_` are created or dropped there.
 //! - Without it, a throwaway cluster is started from the Postgres binaries of this machine: in a
 //!   temporary directory, on a free port of 127.0.0.1, with a random password. It ends with the
 //!   process, even when that is killed.
 //! - Without either, [`FixtureError`] says in one line what to install.
 //!
 //! No other server is ever contacted. Postgres 13 or newer, on Unix.
+//!
+//! A test runs on whatever runtime it likes, as long as sqlx is built with it: turn on the feature
+//! `tokio`, `smol` or `async-std` beside `postgres`, and none of the others comes along.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,6 +35,7 @@ mod admin;
 mod binaries;
 mod cluster;
 mod database;
+mod driver;
 mod entropy;
 mod error;
 mod held_lock;

@@ -1,8 +1,10 @@
 //! `SimRuntime`: a runtime on one thread whose time jumps from timer to timer and whose scheduling
 //! follows a seed, so that a failing interleaving can be run again.
 
+mod process;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use outbox_core::{BoxFuture, MAX_DELAY, MemoryStorage, Runtime};
+
+pub use process::SimProcess;
 
 /// A runtime with a virtual clock and a scheduler that follows a seed. Clones are the same
 /// runtime.
@@ -45,10 +49,10 @@ struct State {
     elapsed: Duration,
     rng: Rng,
     last_task: u64,
-    tasks: HashMap<u64, (BoxFuture<'static, ()>, Waker)>,
+    tasks: BTreeMap<u64, (BoxFuture<'static, ()>, Waker)>,
+    /// Sorted, so that the seed's choice does not depend on the order in which a hash map, say,
+    /// woke them.
     ready: Vec<u64>,
-    /// The members of `ready`: a second wake before the poll changes nothing.
-    queued: HashSet<u64>,
     last_timer: u64,
     timers: BTreeMap<(Duration, u64), Waker>,
     hooks: Vec<Hook>,
@@ -76,9 +80,8 @@ impl SimRuntime {
                 elapsed: Duration::ZERO,
                 rng: Rng::with_seed(seed),
                 last_task: MAIN,
-                tasks: HashMap::new(),
+                tasks: BTreeMap::new(),
                 ready: Vec::new(),
-                queued: HashSet::new(),
                 last_timer: 0,
                 timers: BTreeMap::new(),
                 hooks: Vec::new(),
@@ -212,8 +215,9 @@ impl Shared {
 
     fn make_ready(&self, task: u64) {
         let mut state = self.state();
-        if state.queued.insert(task) {
-            state.ready.push(task);
+        // A second wake before the poll changes nothing.
+        if let Err(place) = state.ready.binary_search(&task) {
+            state.ready.insert(place, task);
         }
     }
 
@@ -232,9 +236,7 @@ impl Shared {
         }
         let ready = state.ready.len();
         let place = state.rng.usize(..ready);
-        let task = state.ready.swap_remove(place);
-        state.queued.remove(&task);
-        Some(task)
+        Some(state.ready.remove(place))
     }
 
     fn poll_task(&self, id: u64) {

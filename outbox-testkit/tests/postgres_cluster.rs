@@ -275,25 +275,31 @@ fn a_given_server_is_neither_stopped_nor_cleared_of_what_is_in_use() {
 }
 
 #[test]
-fn databases_of_a_killed_run_are_dropped_by_the_next() {
+fn databases_and_roles_of_a_killed_run_are_dropped_by_the_next() {
     if is_child() {
         let url = env::var("OUTBOX_FIXTURE_URL").expect("the parent sets it");
         let server = Server::connect(&url).expect("the parent's server");
         let database = block_on(server.database()).expect("a database");
+        let role = block_on(database.role("login")).expect("a role");
+        let owns = format!("create schema s authorization {role}");
+        block_on(database.execute(&owns)).expect("it owns a schema");
         tell(database.name());
         return stay();
     }
     let host = Server::start_throwaway(&ServerOptions::new()).expect("a server");
     block_on(async {
         let home = host.database().await.expect("a database");
-        let mut child = child_of("databases_of_a_killed_run_are_dropped_by_the_next")
+        let mut child = child_of("databases_and_roles_of_a_killed_run_are_dropped_by_the_next")
             .env("OUTBOX_FIXTURE_URL", home.url())
             .spawn()
             .expect("a child");
         let name = told(&mut child);
-        let present = format!("select count(*) from pg_database where datname = '{name}'");
+        let present = format!(
+            "select (select count(*) from pg_database where datname = '{name}')
+                 + (select count(*) from pg_roles where rolname like '{name}%')"
+        );
         drop(Server::connect(&home.url()).expect("a given server"));
-        assert_eq!(home.count(&present).await.expect("a count"), 1);
+        assert_eq!(home.count(&present).await.expect("a count"), 2);
 
         child.kill().expect("SIGKILL");
         child.wait().expect("its end");

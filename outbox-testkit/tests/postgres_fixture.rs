@@ -43,6 +43,41 @@ fn a_database_exists_as_long_as_its_value_even_with_sessions_left() {
 }
 
 #[test]
+fn roles_of_a_database_are_dropped_with_it_even_when_the_test_panics() {
+    let roles = std::sync::Mutex::new(Vec::new());
+    let test = || {
+        block_on(async {
+            let database = Server::shared().database().await.expect("a database");
+            for _ in 0..2 {
+                let role = database.role("login password 'role'").await;
+                let role = role.expect("a role");
+                assert!(role.starts_with(database.name()));
+                let owns = format!(
+                    "create schema s{role} authorization {role};
+                     grant create on database {} to {role};
+                     alter role {role} set lock_timeout = '1s'",
+                    database.name()
+                );
+                database.execute(&owns).await.expect("it owns a schema");
+                roles.lock().expect("no panic yet").push(role);
+            }
+            // Not a panic of the test's thread alone: the database is dropped while it unwinds.
+            panic!("the test fails");
+        });
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).is_err());
+    block_on(async {
+        let observer = Server::shared().database().await.expect("a database");
+        let roles = roles.into_inner().expect("the lock was let go");
+        assert_eq!(roles.len(), 2);
+        for role in roles {
+            let sql = format!("select count(*) from pg_roles where rolname = '{role}'");
+            assert_eq!(observer.count(&sql).await.expect("a count"), 0, "{role}");
+        }
+    });
+}
+
+#[test]
 fn a_template_is_made_once_and_its_copies_share_nothing() {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let copy_and_insert = || {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::{self, join_all};
 use outbox_core::{MemoryStorage, Runtime, timeout};
-use outbox_testkit::SimRuntime;
+use outbox_testkit::{SimProcess, SimRuntime};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -144,6 +144,80 @@ fn killing_drops_what_was_spawned() {
     assert_eq!(Arc::strong_count(&alive), 2);
     sim.kill_spawned();
     assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_killed_process_drops_what_it_holds_and_runs_nothing_more() {
+    let sim = SimRuntime::new(1);
+    let (killed, other) = (SimProcess::new(&sim), SimProcess::new(&sim));
+    let alive = Arc::new(());
+    for process in [&killed, &other] {
+        let (held, sleep) = (Arc::clone(&alive), process.sleep(HOUR));
+        process.spawn(Box::pin(async move {
+            sleep.await;
+            drop(held);
+        }));
+    }
+    sim.block_on(sim.sleep(Duration::from_secs(1)));
+    assert_eq!(Arc::strong_count(&alive), 3);
+    killed.kill();
+    killed.go_on();
+    sim.block_on(sim.sleep(Duration::from_secs(1)));
+    assert_eq!(Arc::strong_count(&alive), 2, "the other goes on");
+    let held = Arc::clone(&alive);
+    killed.spawn(Box::pin(async move { drop(held) }));
+    sim.block_on(sim.sleep(Duration::from_secs(1)));
+    assert!(killed.is_killed() && !other.is_killed());
+    sim.block_on(sim.sleep(HOUR));
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_stopped_process_misses_its_timers_until_it_goes_on() {
+    let sim = SimRuntime::new(1);
+    let process = SimProcess::new(&sim);
+    let woke = Arc::new(Mutex::new(None));
+    let (own, sleep, clock) = (Arc::clone(&woke), process.sleep(HOUR), sim.clone());
+    process.spawn(Box::pin(async move {
+        sleep.await;
+        *own.lock().expect("no panic") = Some(clock.elapsed());
+    }));
+    process.stop();
+    sim.block_on(sim.sleep(HOUR * 3));
+    assert!(process.is_stopped());
+    assert_eq!(*woke.lock().expect("no panic"), None);
+    process.go_on();
+    sim.block_on(sim.sleep(HOUR));
+    assert_eq!(*woke.lock().expect("no panic"), Some(HOUR * 3));
+}
+
+#[test]
+fn the_seed_and_not_the_order_of_wakes_decides_who_runs_next() {
+    let order = |reverse: bool| {
+        let sim = SimRuntime::new(4);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let events: Vec<_> = (0..10)
+            .map(|_| futures_channel::oneshot::channel())
+            .collect();
+        let (mut senders, receivers): (Vec<futures_channel::oneshot::Sender<()>>, Vec<_>) =
+            events.into_iter().unzip();
+        for (number, receiver) in receivers.into_iter().enumerate() {
+            let order = Arc::clone(&order);
+            sim.spawn(Box::pin(async move {
+                let _ = receiver.await;
+                order.lock().expect("no panic").push(number);
+            }));
+        }
+        sim.block_on(sim.sleep(HOUR));
+        if reverse {
+            senders.reverse();
+        }
+        drop(senders);
+        sim.block_on(sim.sleep(HOUR));
+        let order = order.lock().expect("no panic");
+        order.clone()
+    };
+    assert_eq!(order(false), order(true));
 }
 
 #[test]

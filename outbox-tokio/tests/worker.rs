@@ -1,45 +1,23 @@
-//! The runtime as a worker meets it: its threads, its end, and handlers that block.
+//! The runtime as a worker meets it: what every runtime owes it, and how a tokio runtime ends.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use outbox_core::{
-    BoxFuture, Context, Definition, Draft, ErrorKind, Handler, MemoryStorage, Outcome,
-    Requirements, Runtime, Storage,
+    BoxFuture, Context, Definition, ErrorKind, Handler, MemoryStorage, Outcome, Requirements,
+    Runtime,
 };
 use outbox_tokio::TokioRuntime;
 
-/// Tells that it began, and blocks its thread until it is let go.
-struct Blocking;
+outbox_testkit::runtime_suite!(Arc::new(TokioRuntime::current()), block_on = block_on);
 
-struct Gate {
-    began: Sender<()>,
-    go: Mutex<Receiver<()>>,
-}
-
-impl Handler for Blocking {
-    fn definition() -> Definition {
-        Definition::new("blocking", "q").kinds(vec!["k".into()])
-    }
-    fn requires(requirements: &mut Requirements) {
-        requirements.data::<Gate>();
-    }
-    fn call(context: Context) -> BoxFuture<'static, Outcome> {
-        Box::pin(async move {
-            let gate = context.data().find::<Gate>().expect("the test adds it");
-            gate.began.send(()).expect("the test waits for it");
-            let _ = gate.go.lock().expect("one handler").recv();
-            Outcome::Done
-        })
-    }
-}
-
-fn gate() -> (Gate, Receiver<()>, Sender<()>) {
-    let (began, has_begun) = channel();
-    let (release, go) = channel();
-    let go = Mutex::new(go);
-    (Gate { began, go }, has_begun, release)
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = two_threads();
+    let output = runtime.block_on(future);
+    // A blocked task is left behind, as a worker leaves it.
+    runtime.shutdown_background();
+    output
 }
 
 fn two_threads() -> tokio::runtime::Runtime {
@@ -50,69 +28,20 @@ fn two_threads() -> tokio::runtime::Runtime {
         .expect("a runtime can be started")
 }
 
-async fn enqueue(storage: &MemoryStorage) {
-    let draft = Draft::json("q", "k", &1).check(100).expect("valid");
-    storage
-        .enqueue(vec![draft])
-        .await
-        .expect("memory does not fail");
+struct Quick;
+
+impl Handler for Quick {
+    fn definition() -> Definition {
+        Definition::new("quick", "q").kinds(vec!["k".into()])
+    }
+    fn requires(_: &mut Requirements) {}
+    fn call(_: Context) -> BoxFuture<'static, Outcome> {
+        Box::pin(async { Outcome::Done })
+    }
 }
 
 #[test]
-fn a_handler_that_blocks_through_the_shutdown_is_left_behind_and_keeps_its_lease() {
-    let runtime = two_threads();
-    let storage = MemoryStorage::realtime();
-    let (gate, has_begun, release) = gate();
-    let report = runtime.block_on(async {
-        enqueue(&storage).await;
-        let worker = outbox_tokio::worker(storage.clone())
-            .data(gate)
-            .register::<Blocking>()
-            .grace(Duration::ZERO);
-        let begun = tokio::task::spawn_blocking(move || has_begun.recv());
-        worker
-            .run_until(async {
-                begun.await.expect("no panic").expect("it begins");
-            })
-            .await
-            .expect("it is configured")
-    });
-    assert_eq!((report.started, report.done, report.released), (1, 0, 0));
-    let message = &storage.messages()[0];
-    assert!(
-        message.lease.is_some(),
-        "its code still runs: nobody else may start it yet"
-    );
-    drop(release);
-}
-
-#[test]
-fn a_blocked_handler_does_not_hold_up_the_others() {
-    let runtime = two_threads();
-    let storage = MemoryStorage::realtime();
-    let (gate, has_begun, release) = gate();
-    let report = runtime.block_on(async {
-        enqueue(&storage).await;
-        enqueue(&storage).await;
-        let worker = outbox_tokio::worker(storage.clone())
-            .data(gate)
-            .register::<Blocking>();
-        // Lets both go once the first blocks a thread of the runtime.
-        let released = tokio::task::spawn_blocking(move || {
-            has_begun.recv().expect("the first begins");
-            release.send(()).expect("it waits");
-            has_begun.recv().expect("the second begins");
-            release.send(()).expect("it waits");
-        });
-        let report = worker.run_until_idle(Duration::ZERO).await;
-        released.await.expect("no panic");
-        report.expect("it is configured")
-    });
-    assert_eq!(report.done, 2);
-}
-
-#[test]
-fn a_thread_of_its_own_runs_while_every_thread_of_the_runtime_is_blocked() {
+fn a_thread_of_its_own_runs_while_the_only_thread_of_the_runtime_is_blocked() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -123,28 +52,22 @@ fn a_thread_of_its_own_runs_while_every_thread_of_the_runtime_is_blocked() {
         let own = Arc::clone(&shared);
         let task = async move {
             own.sleep(Duration::from_millis(1)).await;
-            let name = std::thread::current().name().map(str::to_owned);
-            done.send(name).expect("the test waits");
+            done.send(()).expect("the test waits");
         };
         shared
             .spawn_thread("apart", Box::pin(task))
             .expect("a thread can be started");
         // Blocks the only thread of the runtime: its timers stand still.
-        let name = is_done.recv().expect("the thread went on");
-        assert_eq!(name.as_deref(), Some("apart"));
+        is_done.recv().expect("the thread went on");
     });
 }
 
 #[test]
 fn a_runtime_that_ends_before_its_worker_is_an_error_and_no_hang() {
     let first = two_threads();
-    let storage = MemoryStorage::realtime();
     let worker = {
         let _entered = first.enter();
-        let (gate, _, _) = gate();
-        outbox_tokio::worker(storage)
-            .data(gate)
-            .register::<Blocking>()
+        outbox_tokio::worker(MemoryStorage::realtime()).register::<Quick>()
     };
     let second = two_threads();
     let error = second.block_on(async move {

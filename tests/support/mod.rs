@@ -4,10 +4,7 @@
 
 pub(crate) mod process;
 
-use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::future::{Future, pending};
 use std::time::Duration;
 
 use outbox::postgres::PgStorage;
@@ -166,28 +163,6 @@ pub(crate) async fn claim(
 }
 
 pub(crate) fn request(queue: &str, lease_ttl: Duration, source: Source) -> ClaimRequest {
-    let queue = QueueLease {
-        queue: Arc::from(queue),
-        lease_ttl,
-    };
+    let queue = QueueLease::new(queue, lease_ttl);
     ClaimRequest::new(vec![queue], 100, source)
-}
-
-/// Polls a future at most `polls` times, whenever it asks to be polled, and drops it. Returns
-/// what it returned, if it came to that.
-pub(crate) async fn poll_then_drop<F: Future>(future: F, polls: usize) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }

@@ -129,7 +129,9 @@ impl Drop for Process {
 /// What a worker process was started with.
 pub(crate) struct Assignment {
     pub(crate) role: String,
-    /// The database's URL, with the worker's name as the application name.
+    /// The database's URL as the test gave it.
+    pub(crate) given: String,
+    /// The same, with the worker's name as Postgres' application name.
     pub(crate) url: String,
     pub(crate) name: String,
     /// What the test tells.
@@ -164,11 +166,12 @@ pub(crate) fn serve<F: Future<Output = ()>>(work: impl FnOnce(Assignment) -> F) 
         std::process::exit(0);
     });
     let name = variable(NAME);
-    let url = variable(DATABASE);
-    let separator = if url.contains('?') { '&' } else { '?' };
+    let given = variable(DATABASE);
+    let separator = if given.contains('?') { '&' } else { '?' };
     let assignment = Assignment {
         role,
-        url: format!("{url}{separator}application_name={name}"),
+        url: format!("{given}{separator}application_name={name}"),
+        given,
         name,
         told,
     };

@@ -9,8 +9,8 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use crate::arguments::Arguments;
-use crate::measure::{Cost, Spread};
 use crate::report::Report;
+use crate::round::{Round, alternate, tell};
 use crate::server::{Bench, connect, draft, payload};
 use crate::{Error, bare};
 
@@ -24,12 +24,6 @@ enum Writer {
     BareOne,
     Many(WakeUps),
     BareMany,
-}
-
-/// Messages per second, and what they cost.
-struct Round {
-    rate: f64,
-    cost: Cost,
 }
 
 pub(crate) async fn run(
@@ -69,12 +63,11 @@ pub(crate) async fn run(
         ),
     ];
     for (name, writer, bare, messages) in comparisons {
-        let (mut our_rounds, mut bare_rounds) = (Vec::new(), Vec::new());
-        for _ in 0..arguments.rounds {
-            our_rounds.push(round(bench, writer, messages).await?);
-            bare_rounds.push(round(bench, bare, messages).await?);
-        }
-        tell(report, name, messages, &our_rounds, &bare_rounds);
+        let sides = [("ours", writer), ("bare", bare)];
+        let run = async |writer| round(bench, writer, messages).await;
+        report.note(&format!("{name}:"));
+        let [ours, bare] = alternate(report, arguments.rounds(), sides, run).await?;
+        tell(report, name, &ours, &bare, json!({}));
     }
     Ok(())
 }
@@ -96,7 +89,9 @@ async fn round(bench: &Bench, writer: Writer, messages: usize) -> Result<Round, 
     }
     Ok(Round {
         rate: messages as f64 / elapsed,
+        messages,
         cost,
+        ..Round::default()
     })
 }
 
@@ -141,50 +136,4 @@ async fn write(
             Ok(started.elapsed().as_secs_f64())
         }
     }
-}
-
-fn tell(report: &Report, name: &str, messages: usize, ours: &[Round], bare: &[Round]) {
-    let rates = |rounds: &[Round]| {
-        let rates: Vec<f64> = rounds.iter().map(|round| round.rate).collect();
-        Spread::of(&rates)
-    };
-    let pairs: Vec<f64> = ours
-        .iter()
-        .zip(bare)
-        .map(|(ours, bare)| ours.rate / bare.rate)
-        .collect();
-    let (our_rates, bare_rates, ratios) = (rates(ours), rates(bare), Spread::of(&pairs));
-    report.note(&format!(
-        "  {name}: ours {:.0}/s (min {:.0}, max {:.0})   bare {:.0}/s (min {:.0}, max {:.0})   \
-         ratio {:.2} (min {:.2}, max {:.2})",
-        our_rates.median,
-        our_rates.min,
-        our_rates.max,
-        bare_rates.median,
-        bare_rates.min,
-        bare_rates.max,
-        ratios.median,
-        ratios.min,
-        ratios.max,
-    ));
-    for (whose, rounds) in [("ours", ours), ("bare", bare)] {
-        if let Some(last) = rounds.last() {
-            report.note(&format!("    {whose}: {}", last.cost.line(messages)));
-        }
-    }
-    let cost = |rounds: &[Round]| rounds.last().map(|round| round.cost.per_message(messages));
-    report.result(json!({
-        "workload": name,
-        "unit": "messages/s",
-        "messages": messages,
-        "rounds": ours.len(),
-        "ours": our_rates.median,
-        "bare": bare_rates.median,
-        "ratio": ratios.median,
-        "ours_spread": our_rates.json(),
-        "bare_spread": bare_rates.json(),
-        "ratio_spread": ratios.json(),
-        "ours_per_message": cost(ours),
-        "bare_per_message": cost(bare),
-    }));
 }

@@ -73,6 +73,10 @@ impl Context {
         &self.message
     }
 
+    pub(crate) const fn shared_message(&self) -> &Arc<Claimed> {
+        &self.message
+    }
+
     /// The lease under which it runs.
     #[must_use]
     pub const fn lease(&self) -> &Lease {

@@ -9,11 +9,13 @@ use crate::outcome::Outcome;
 /// What a handler returns.
 pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
-/// A failed run, and what shall happen to the message. Every error converts into one with `?`,
-/// and then means: retry by the handler's policy.
+/// A failed run, and what shall happen to the message. Every type that implements
+/// [`Error`](std::error::Error) and is `Send`, `Sync` and `'static` converts into one with `?`, and
+/// then means: retry by the handler's policy.
 ///
 /// It is deliberately not an [`Error`](std::error::Error) itself, which is what lets `?` convert
-/// every error (the same trade as `anyhow::Error`).
+/// every type that is (the same trade as `anyhow::Error`). What is not converts with
+/// [`or_retry`](OrFail::or_retry) and the other methods of [`OrFail`].
 pub struct Failure {
     next: Next,
     error: BoxError,
@@ -98,9 +100,51 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Says what shall happen on an error, at the place where it is met:
-/// `charge(&card).or_retry_in(minutes(5))?`.
+/// Says what shall happen on an error, at the place where it is met.
+///
+/// It takes every error that converts into `Box<dyn Error + Send + Sync>`: types that implement
+/// [`Error`](std::error::Error), that box itself, `anyhow::Error`, `String` and `&str`. A
+/// `Box<dyn Error>` that is not `Send + Sync` cannot be kept with a message; pass on its text.
+///
+/// ```
+/// # use std::time::Duration;
+/// use outbox_core::OrFail;
+///
+/// fn parse(text: &str) -> Result<u16, std::num::ParseIntError> { text.parse() }
+/// fn look_up(sku: u16) -> Result<u32, String> { Err(format!("there is no {sku}")) }
+/// fn charge(cents: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     Err(format!("cannot charge {cents}").into())
+/// }
+/// fn print(cents: u32) -> Result<(), Box<dyn std::error::Error>> {
+///     Err(format!("cannot print {cents}").into())
+/// }
+///
+/// async fn handler(text: String) -> outbox_core::Result {
+///     let sku = parse(&text)?;                                         // an `Error`
+///     let cents = look_up(sku).or_dead()?;                             // a `String`
+///     charge(cents).or_retry_in(Duration::from_secs(300))?;            // `Send + Sync`
+///     print(cents).map_err(|error| error.to_string()).or_retry()?;     // neither
+///     Ok(())
+/// }
+/// ```
+///
+/// `?` alone does not take a text or a boxed error, because those are no `Error` themselves:
+///
+/// ```compile_fail,E0277
+/// fn charge() -> Result<(), Box<dyn std::error::Error + Send + Sync>> { Ok(()) }
+///
+/// async fn handler(_: ()) -> outbox_core::Result {
+///     charge()?; // `charge().or_retry()?` compiles
+///     Ok(())
+/// }
+/// ```
 pub trait OrFail<T> {
+    /// On an error, retry by the handler's policy: what `?` does for types that implement
+    /// [`Error`](std::error::Error).
+    ///
+    /// # Errors
+    /// The failure.
+    fn or_retry(self) -> Result<T>;
     /// On an error, retry after `delay`.
     ///
     /// # Errors
@@ -119,6 +163,10 @@ pub trait OrFail<T> {
 }
 
 impl<T, E: Into<BoxError>> OrFail<T> for std::result::Result<T, E> {
+    fn or_retry(self) -> Result<T> {
+        self.map_err(Failure::retry)
+    }
+
     fn or_retry_in(self, delay: Duration) -> Result<T> {
         self.map_err(|error| Failure::retry_in(delay, error))
     }
@@ -196,6 +244,30 @@ mod tests {
             fails().into_outcome(),
             Outcome::Retry { after: None, .. }
         ));
+    }
+
+    #[test]
+    fn what_is_no_error_type_is_retried_by_policy_when_told_so() {
+        fn retried<E: Into<BoxError>>(error: E) -> String {
+            let answer: std::result::Result<(), E> = Err(error);
+            match answer.or_retry().into_outcome() {
+                Outcome::Retry { after: None, error } => error.to_string(),
+                other => panic!("{other:?}"),
+            }
+        }
+        let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(io());
+        assert_eq!(retried(boxed), "disk");
+        assert_eq!(retried(String::from("no paper")), "no paper");
+        assert_eq!(retried("no ink"), "no ink");
+        assert_eq!(retried(io()), "disk");
+        assert_eq!(Ok::<_, String>(7).or_retry().ok(), Some(7));
+    }
+
+    #[test]
+    fn a_boxed_error_can_still_be_told_by_its_type() {
+        let boxed: BoxError = Box::new(io());
+        let failure = Err::<(), _>(boxed).or_retry().expect_err("it failed");
+        assert!(failure.error().is::<std::io::Error>());
     }
 
     #[test]

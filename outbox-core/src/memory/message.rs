@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::lease::LeaseToken;
 use crate::message::{Due, Headers, MessageId, NewMessage};
 use crate::outcome::DeadReason;
-use crate::storage::{ClaimRequest, Claimed};
+use crate::storage::{ClaimRequest, Claimed, QueueLease};
 
 /// A live message, as a test sees it.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl MemoryMessage {
             created_at: now,
             due: match new.due {
                 Due::Now => now,
-                Due::After(delay) => now + delay,
+                Due::After(delay) => super::later(now, delay),
                 Due::At(instant) => instant,
             },
             lease: None,
@@ -98,22 +98,38 @@ impl MemoryMessage {
 
     /// The place of its queue in the request; `None` if it is not served.
     pub(super) fn rank(&self, request: &ClaimRequest) -> Option<usize> {
-        let served = |lease: &crate::QueueLease| lease.queue == self.queue;
+        let served = |queue: &QueueLease| queue.queue == self.queue;
         request.queues.iter().position(served)
     }
 
-    pub(super) fn reason_to_die(&self) -> Option<DeadReason> {
-        DeadReason::of_expired_lease(self.attempts, self.max_attempts, self.lease_losses)
+    fn served<'a>(&self, request: &'a ClaimRequest) -> Option<&'a QueueLease> {
+        request.queues.get(self.rank(request)?)
     }
 
-    /// Leases it for the time the request names for its queue.
+    pub(super) fn reason_to_die(&self, request: &ClaimRequest) -> Option<DeadReason> {
+        let allowed = self.served(request).and_then(|queue| queue.max_attempts);
+        let max_attempts = self.max_attempts.max(allowed.unwrap_or(0));
+        DeadReason::of_expired_lease(self.attempts, max_attempts, self.lease_losses)
+    }
+
+    /// A lease for the time the request names for its queue.
+    pub(super) fn lease_for(
+        &self,
+        request: &ClaimRequest,
+        now: SystemTime,
+    ) -> Option<(LeaseToken, SystemTime)> {
+        let served = self.served(request);
+        let lease_ttl = served.map_or(crate::DEFAULT_LEASE_TTL, |queue| queue.lease_ttl);
+        Some((request.token, super::later(now, lease_ttl)))
+    }
+
+    pub(super) fn release(&mut self) {
+        self.lease = None;
+        self.attempts = self.attempts.saturating_sub(1);
+    }
+
     pub(super) fn lease_to(&mut self, request: &ClaimRequest, now: SystemTime) -> Claimed {
-        let served = request
-            .queues
-            .iter()
-            .find(|lease| lease.queue == self.queue);
-        let lease_ttl = served.map_or(crate::DEFAULT_LEASE_TTL, |lease| lease.lease_ttl);
-        self.lease = Some((request.token, now + lease_ttl));
+        self.lease = self.lease_for(request, now);
         self.deliveries = self.deliveries.saturating_add(1);
         self.claimed(request.token, now)
     }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Settings;
+use super::rate::Rate;
 use crate::storage::{Claim, ClaimRequest, QueueLease, Source};
 
 /// Messages that were lost once are claimed in lots of this many, and the next lot only when
@@ -14,8 +15,6 @@ const MAX_CLAIM: usize = 500;
 /// Prefetch covers what ran in this time.
 const PREFETCH_WINDOW: Duration = Duration::from_millis(100);
 const FIRST_STALL: Duration = Duration::from_millis(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the worker holds at this moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,8 +42,12 @@ pub(super) struct Claiming {
     unresolved: Option<ClaimRequest>,
     /// Claims in a row that found nothing although something is said to be there.
     stalled: u32,
+    /// The most messages of one claim: less than [`MAX_CLAIM`] after a claim failed, which may
+    /// have been too large to be answered in time.
+    ceiling: usize,
     rate: Rate,
-    rotation: usize,
+    /// How many requests there were for each source: its queues take turns at being first.
+    rotations: [usize; 2],
 }
 
 impl Claiming {
@@ -61,8 +64,9 @@ impl Claiming {
             next_reclaim: now,
             unresolved: None,
             stalled: 0,
+            ceiling: MAX_CLAIM,
             rate: Rate::new(now),
-            rotation: 0,
+            rotations: [0; 2],
         }
     }
 
@@ -83,10 +87,10 @@ impl Claiming {
 
     /// The next request, if there is room and reason for one.
     pub(super) fn plan(&mut self, holding: Holding, now: Instant) -> Option<ClaimRequest> {
-        if let Some(failed) = self.unresolved.take() {
-            return Some(failed.resumed());
+        if let Some(failed) = self.resume() {
+            return Some(failed);
         }
-        let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW));
+        let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW, now));
         let room = self
             .concurrency
             .saturating_add(prefetch)
@@ -95,35 +99,52 @@ impl Claiming {
             return None;
         }
         if now >= self.next_reclaim && holding.suspects == 0 {
-            return Some(self.request(room.min(SUSPECT_LOT), Source::Expired));
+            let lot = room.min(SUSPECT_LOT).min(self.ceiling);
+            return Some(self.request(lot, Source::Expired));
         }
         let stocked = holding.ready > prefetch / 2;
         if (self.wanted || now >= self.next_poll) && !stocked {
             // A hint that comes while this is on its way may be about a message it cannot see.
             self.wanted = false;
-            return Some(self.request(room.min(MAX_CLAIM), Source::Pending));
+            return Some(self.request(room.min(self.ceiling), Source::Pending));
         }
         None
     }
 
-    /// Queues take turns at being first, so that a full one does not starve the others.
+    /// The claim that failed, to be asked for again.
+    pub(super) fn resume(&mut self) -> Option<ClaimRequest> {
+        let mut request = self.unresolved.take()?.resumed();
+        request.limit = request.limit.min(self.ceiling);
+        Some(request)
+    }
+
+    /// Queues take turns at being first, so that a full one does not starve the others. Each
+    /// source turns by itself: where they alternate, they would always meet the same queues.
     fn request(&mut self, limit: usize, source: Source) -> ClaimRequest {
+        let rotation = match source {
+            Source::Pending => &mut self.rotations[0],
+            Source::Expired => &mut self.rotations[1],
+        };
         let mut queues = self.queues.clone();
         if !queues.is_empty() {
-            let first = self.rotation % queues.len();
+            let first = *rotation % queues.len();
             queues.rotate_left(first);
-            self.rotation = self.rotation.wrapping_add(1);
+            *rotation = rotation.wrapping_add(1);
         }
         ClaimRequest::new(queues, limit, source)
     }
 
     pub(super) fn answered(&mut self, request: &ClaimRequest, claim: &Claim, now: Instant) {
+        // By an eighth, so that a limit that fails is met once in a while and not every time.
+        self.ceiling = (self.ceiling + self.ceiling / 8 + 1).min(MAX_CLAIM);
         match request.source {
             Source::Expired => {
                 let some = !claim.messages.is_empty() || !claim.dead.is_empty();
-                // Under load no claim tells when the next lease ends: look with every poll.
-                let pause = self.reclaim_interval.min(self.poll_interval);
-                self.next_reclaim = if some { now } else { now + pause };
+                self.next_reclaim = if some {
+                    now
+                } else {
+                    now + self.reclaim_pause()
+                };
             }
             Source::Pending if claim.messages.is_empty() => {
                 self.stalled = if claim.next_due.is_some_and(is_now) {
@@ -147,9 +168,17 @@ impl Claiming {
         match claim.next_expiry {
             // Expired and not to be had: somebody works on it. The next look comes with the poll.
             Some(expiry) if taken && is_now(expiry) => {}
-            Some(expiry) => self.next_reclaim = self.next_reclaim.min(now + expiry),
+            Some(expiry) => {
+                let next = now + expiry.min(self.reclaim_interval);
+                self.next_reclaim = self.next_reclaim.min(next);
+            }
             None => {}
         }
+    }
+
+    /// Under load no claim tells when the next lease ends: look with every poll.
+    fn reclaim_pause(&self) -> Duration {
+        self.reclaim_interval.min(self.poll_interval)
     }
 
     /// Messages that are due and cannot be claimed are locked by somebody's transaction: asked
@@ -163,7 +192,23 @@ impl Claiming {
 
     /// The request failed, and may have taken effect all the same.
     pub(super) fn failed(&mut self, request: ClaimRequest) {
+        self.ceiling = (request.limit / 2).clamp(1, self.ceiling);
         self.unresolved = Some(request);
+    }
+
+    /// The request was refused for good, and again when it was repeated if it is a resumed one. One
+    /// message whose expired lease nobody can take over must not keep the pending ones waiting.
+    pub(super) fn refused(&mut self, request: ClaimRequest, now: Instant) {
+        if request.source == Source::Expired && request.resume {
+            self.next_reclaim = now + self.reclaim_pause();
+        } else {
+            self.failed(request);
+        }
+    }
+
+    /// Whether a claim that failed may have leased messages.
+    pub(super) const fn is_unresolved(&self) -> bool {
+        self.unresolved.is_some()
     }
 
     /// When [`plan`](Self::plan) may answer differently without anything else happening.
@@ -180,73 +225,6 @@ fn is_now(time: Duration) -> bool {
     time < Duration::from_millis(1)
 }
 
-/// How many handlers end in a given time, over the last second or so.
-struct Rate {
-    since: Instant,
-    count: usize,
-    per_second: f64,
-}
-
-impl Rate {
-    const WINDOW: Duration = Duration::from_millis(50);
-
-    fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            count: 0,
-            per_second: 0.0,
-        }
-    }
-
-    fn count(&mut self, count: usize, now: Instant) {
-        self.count += count;
-        let elapsed = now.saturating_duration_since(self.since);
-        if elapsed >= Self::WINDOW || self.per_second == 0.0 {
-            let elapsed = elapsed.max(Duration::from_millis(1)).as_secs_f64();
-            let present = self.count as f64 / elapsed;
-            // Falls as fast as it rises: a handler that became slow must not go on hoarding.
-            self.per_second = (self.per_second + present) / 2.0;
-            self.count = 0;
-            self.since = now;
-        }
-    }
-
-    fn within(&self, window: Duration) -> usize {
-        // Casting a float to usize saturates.
-        (self.per_second * window.as_secs_f64()) as usize
-    }
-}
-
-/// The pause after failed calls: full jitter, doubling from 50 ms to 5 s.
-#[derive(Default)]
-pub(super) struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    pub(super) fn failed(&mut self, now: Instant, random: f64) -> u32 {
-        let longest = FIRST_PAUSE
-            .saturating_mul(1 << self.failures.min(10))
-            .min(LONGEST_PAUSE);
-        // Not below a tenth: a pause of nothing would be no pause.
-        self.until = Some(now + longest.mul_f64(random.clamp(0.1, 1.0)));
-        self.failures = self.failures.saturating_add(1);
-        self.failures
-    }
-
-    /// Returns how many calls had failed in a row.
-    pub(super) fn succeeded(&mut self) -> u32 {
-        self.until = None;
-        std::mem::take(&mut self.failures)
-    }
-
-    /// Until when to wait, if that is not over.
-    pub(super) fn pause(&self, now: Instant) -> Option<Instant> {
-        self.until.filter(|until| *until > now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -259,10 +237,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn queue(name: &str) -> QueueLease {
-        QueueLease {
-            queue: Arc::from(name),
-            lease_ttl: SECOND * 30,
-        }
+        QueueLease::new(name, SECOND * 30)
     }
 
     fn claiming(concurrency: usize, prefetch: usize, now: Instant) -> Claiming {
@@ -520,19 +495,36 @@ mod tests {
     }
 
     #[test]
-    fn pauses_after_failures_double_to_a_limit_and_end_with_a_success() {
+    fn queues_take_turns_where_the_sources_alternate() {
         let now = Instant::now();
-        let mut backoff = Backoff::default();
-        assert_eq!(backoff.failed(now, 1.0), 1);
-        assert_eq!(backoff.pause(now), Some(now + Duration::from_millis(50)));
-        assert_eq!(backoff.failed(now, 0.5), 2);
-        assert_eq!(backoff.pause(now), Some(now + Duration::from_millis(50)));
-        for _ in 0..40 {
-            backoff.failed(now, 1.0);
+        let mut claiming = claiming(10, 0, now);
+        let mut firsts = |source| {
+            claiming.request(1, Source::Expired);
+            claiming.request(1, source).queues[0].queue.to_string()
+        };
+        assert_ne!(firsts(Source::Pending), firsts(Source::Pending));
+    }
+
+    #[test]
+    fn a_claim_after_one_that_failed_is_smaller_and_later_ones_grow_again() {
+        let now = Instant::now();
+        let mut claiming = claiming(400, 0, now);
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(request.limit, 400);
+        claiming.failed(request);
+        let again = claiming.plan(Holding::default(), now).expect("again");
+        assert_eq!(again.limit, 200);
+        claiming.failed(again);
+        let again = claiming.plan(Holding::default(), now).expect("again");
+        assert_eq!(again.limit, 100);
+        claiming.answered(&again, &messages(100), now);
+        let next = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(next.limit, 113);
+        for _ in 0..20 {
+            claiming.answered(&next, &messages(1), now);
         }
-        assert_eq!(backoff.pause(now), Some(now + SECOND * 5));
-        assert_eq!(backoff.pause(now + SECOND * 5), None);
-        assert_eq!(backoff.succeeded(), 42);
-        assert_eq!(backoff.pause(now), None);
+        let next = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(next.limit, 400);
     }
 }

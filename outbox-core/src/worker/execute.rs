@@ -1,5 +1,5 @@
 //! One run of one message: the handler's future, its limit, its panics, the loss of its lease
-//! and the end of the worker, reduced to one `Finished`.
+//! and the end of the worker, reduced to one `Finished` with the verdict about the message.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -13,34 +13,20 @@ use futures_util::{pin_mut, select_biased};
 
 use super::registry::Registration;
 use super::shutdown::Shutdown;
+use super::verdict::{Attempt, RunEnd, panic_message};
 use crate::handler::Context;
-use crate::lease::Held;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Verdict};
 use crate::runtime::Runtime;
-
-/// How a run ended.
-pub(super) enum RunEnd {
-    Decided(Outcome),
-    Panicked(String),
-    TimedOut(Duration),
-    /// The worker is ending.
-    Cancelled,
-    /// The lease is lost.
-    Lost,
-}
+use crate::storage::Claimed;
 
 /// A run that ended.
 pub(super) struct Finished {
-    pub(super) held: Held,
-    pub(super) queue: Arc<str>,
-    pub(super) kind: Arc<str>,
-    pub(super) attempt: u16,
-    pub(super) max_attempts: u16,
-    pub(super) age: Duration,
-    pub(super) suspect: bool,
+    pub(super) message: Arc<Claimed>,
     pub(super) duration: Duration,
-    pub(super) registration: Arc<Registration>,
-    pub(super) end: RunEnd,
+    pub(super) panicked: bool,
+    pub(super) timed_out: bool,
+    /// What to write about it, or `None` if nothing may be written.
+    pub(super) verdict: Option<Verdict>,
 }
 
 /// Where runs leave their ends for the agent. One reader.
@@ -90,29 +76,21 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Runs the handler and leaves its end in the inbox, whatever happens.
-    pub(super) async fn execute(self) {
-        let message = self.context.message();
+    /// Runs the handler and leaves its end in the inbox, whatever happens: also when the future
+    /// is dropped before it was polled.
+    pub(super) fn execute(self) -> impl Future<Output = ()> + Send + 'static {
         let mut report = ReportEnd {
             started: self.runtime.now(),
             runtime: Arc::clone(&self.runtime),
             inbox: Arc::clone(&self.inbox),
-            finished: Some(Finished {
-                held: message.held(),
-                queue: Arc::clone(&message.queue),
-                kind: Arc::clone(&message.kind),
-                attempt: message.attempt,
-                max_attempts: message.max_attempts,
-                age: message.age,
-                suspect: message.lease_losses > 0,
-                duration: Duration::ZERO,
-                registration: Arc::clone(&self.registration),
-                end: RunEnd::Panicked("a value of the handler panicked when it was dropped".into()),
-            }),
+            message: Arc::clone(self.context.shared_message()),
+            registration: Arc::clone(&self.registration),
+            end: None,
         };
-        let end = self.supervise().await;
-        if let Some(finished) = &mut report.finished {
-            finished.end = end;
+        async move {
+            report.begin();
+            let end = self.supervise().await;
+            report.finish(end);
         }
     }
 
@@ -125,6 +103,13 @@ impl Run {
             ..
         } = self;
         let lease = context.lease().clone();
+        // A busy runtime may have let it wait for long.
+        if lease.is_lost() {
+            return RunEnd::Lost;
+        }
+        if shutdown.is_cancelled() {
+            return RunEnd::Cancelled;
+        }
         let call = registration.call;
         // The call itself is inside, so that a panic before the first await is caught as well.
         let handler = AssertUnwindSafe(async move { call(context).await }).catch_unwind();
@@ -162,15 +147,44 @@ struct ReportEnd {
     started: Instant,
     runtime: Arc<dyn Runtime>,
     inbox: Arc<Inbox>,
-    finished: Option<Finished>,
+    message: Arc<Claimed>,
+    registration: Arc<Registration>,
+    end: Option<RunEnd>,
+}
+
+impl ReportEnd {
+    fn begin(&mut self) {
+        self.started = self.runtime.now();
+    }
+
+    fn finish(mut self, end: RunEnd) {
+        self.end = Some(end);
+    }
 }
 
 impl Drop for ReportEnd {
     fn drop(&mut self) {
-        if let Some(mut finished) = self.finished.take() {
-            finished.duration = self.runtime.now().saturating_duration_since(self.started);
-            self.inbox.push(finished);
-        }
+        let end = self.end.take().unwrap_or_else(|| {
+            if std::thread::panicking() {
+                RunEnd::Panicked("a value of the handler panicked when it was dropped".into())
+            } else {
+                // The runtime ends and drops its tasks.
+                RunEnd::Cancelled
+            }
+        });
+        let duration = self.runtime.now().saturating_duration_since(self.started);
+        let attempt = Attempt {
+            message: &self.message,
+            age: self.message.age.saturating_add(duration),
+            registration: &self.registration,
+        };
+        self.inbox.push(Finished {
+            message: Arc::clone(&self.message),
+            duration,
+            panicked: matches!(end, RunEnd::Panicked(_)),
+            timed_out: matches!(end, RunEnd::TimedOut(_)),
+            verdict: attempt.verdict(end, fastrand::f64()),
+        });
     }
 }
 
@@ -187,17 +201,6 @@ async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
 fn decided(ended: Result<Outcome, Box<dyn std::any::Any + Send>>) -> RunEnd {
     match ended {
         Ok(outcome) => RunEnd::Decided(outcome),
-        Err(panic) => RunEnd::Panicked(panic_message(&*panic)),
-    }
-}
-
-/// The text of a panic, if it has one.
-pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "no message".to_owned()
+        Err(panic) => RunEnd::Panicked(panic_message(panic)),
     }
 }

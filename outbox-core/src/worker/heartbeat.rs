@@ -9,9 +9,10 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{FutureExt, select};
+use event_listener::Event as Signal;
+use futures_util::future::{Either, FutureExt, select};
 
-use super::execute::panic_message;
+use super::verdict::panic_message;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Lease;
 use crate::lease::Held;
@@ -24,9 +25,14 @@ use crate::telemetry::{About, Event, LossPhase, Telemetry, add};
 pub(super) struct Leases {
     // Guards the entries; never held over an await.
     entries: Mutex<HashMap<Held, Entry>>,
+    /// A lease was added that may end before the heartbeat would look again.
+    short: Signal,
 }
 
-struct Entry {
+/// Leases that were taken out of the registry because they are lost.
+pub(super) type Lost = Vec<(Held, Entry)>;
+
+pub(super) struct Entry {
     lease: Lease,
     lease_ttl: Duration,
     queue: Arc<str>,
@@ -43,21 +49,43 @@ impl Leases {
         work(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Registers what a claim sent at `sent` has leased, and returns a lease for each.
+    /// Registers what a claim sent at `sent` and answered at `now` has leased, and returns a lease
+    /// for each; and the former leases of these messages, which this worker held and lost to
+    /// itself.
     pub(super) fn add(
         &self,
         messages: &[Claimed],
         lease_ttl: impl Fn(&str) -> Duration,
         sent: Instant,
-    ) -> Vec<Lease> {
-        self.with(|entries| {
-            messages
+        now: Instant,
+    ) -> (Vec<Lease>, Lost) {
+        let took = now.saturating_duration_since(sent);
+        let mut some_are_short = false;
+        let added = self.with(|entries| {
+            // Only a delivery after the first can have a former lease.
+            let again = messages.iter().filter(|message| message.deliveries > 1);
+            let again: HashMap<_, _> = again.map(|one| (one.id, one.token)).collect();
+            let former = |held: &Held| again.get(&held.id).is_some_and(|new| *new != held.token);
+            let lost = if again.is_empty() {
+                Vec::new()
+            } else {
+                // The settle of a former run will tell of its loss itself.
+                entries
+                    .extract_if(|held, _| former(held))
+                    .filter(|(_, entry)| !entry.settling)
+                    .collect()
+            };
+            let leases = messages
                 .iter()
                 .map(|message| {
+                    let lease_ttl = lease_ttl(&message.queue);
+                    // The heartbeat looks once in a third of every lease: what lasts longer can
+                    // wait for that.
+                    some_are_short |= took > lease_ttl / 3 * 2;
                     let lease = Lease::new(message.held(), message.deliveries);
                     let entry = Entry {
                         lease: lease.clone(),
-                        lease_ttl: lease_ttl(&message.queue),
+                        lease_ttl,
                         queue: Arc::clone(&message.queue),
                         kind: Arc::clone(&message.kind),
                         attempt: message.attempt,
@@ -67,8 +95,13 @@ impl Leases {
                     entries.insert(message.held(), entry);
                     lease
                 })
-                .collect()
-        })
+                .collect();
+            (leases, lost)
+        });
+        if some_are_short {
+            self.short.notify(usize::MAX);
+        }
+        added
     }
 
     /// The outcome of this one is known. Returns false if its lease was lost before.
@@ -110,15 +143,12 @@ impl Leases {
                 .filter(|(_, entry)| {
                     now.saturating_duration_since(entry.sent) >= entry.lease_ttl / 6
                 })
-                .map(|(held, entry)| Renewal {
-                    held: *held,
-                    lease_ttl: entry.lease_ttl,
-                })
+                .map(|(held, entry)| Renewal::new(*held, entry.lease_ttl))
                 .collect()
         })
     }
 
-    fn apply(&self, asked: &[Renewal], answer: &Renewed, sent: Instant) -> Vec<(Held, Entry)> {
+    fn apply(&self, asked: &[Renewal], answer: &Renewed, sent: Instant) -> Lost {
         self.with(|entries| {
             let tokens: HashMap<_, _> = asked
                 .iter()
@@ -133,27 +163,24 @@ impl Leases {
                 .lost
                 .iter()
                 .filter_map(|id| tokens.get(id))
-                .filter(|held| entries.get(held).is_some_and(|entry| !entry.settling))
-                .copied()
-                .collect::<Vec<_>>()
-                .into_iter()
-                .filter_map(|held| entries.remove(&held).map(|entry| (held, entry)))
+                .filter_map(|held| {
+                    let held_still = entries.get(held).is_some_and(|entry| !entry.settling);
+                    held_still.then(|| entries.remove_entry(held))?
+                })
                 .collect()
         })
     }
 
     /// Takes out the leases whose time is over by this worker's own clock.
-    fn lapsed(&self, now: Instant) -> Vec<(Held, Entry)> {
+    fn lapsed(&self, now: Instant) -> Lost {
+        self.with(|entries| entries.extract_if(|_, entry| entry.is_over(now)).collect())
+    }
+
+    /// Takes out this lease if its time is over by this worker's own clock.
+    pub(super) fn end_if_over(&self, held: Held, now: Instant) -> Option<(Held, Entry)> {
         self.with(|entries| {
-            let lapsed: Vec<Held> = entries
-                .iter()
-                .filter(|(_, entry)| !entry.settling && entry.ends() <= now)
-                .map(|(held, _)| *held)
-                .collect();
-            lapsed
-                .into_iter()
-                .filter_map(|held| entries.remove(&held).map(|entry| (held, entry)))
-                .collect()
+            let over = entries.get(&held).is_some_and(|entry| entry.is_over(now));
+            over.then(|| entries.remove_entry(&held))?
         })
     }
 
@@ -171,6 +198,10 @@ impl Leases {
 impl Entry {
     fn ends(&self) -> Instant {
         self.sent + self.lease_ttl
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        !self.settling && self.ends() <= now
     }
 }
 
@@ -193,13 +224,9 @@ impl Heartbeat {
     async fn beat(&self) {
         let mut next = self.runtime.now() + self.tick;
         loop {
-            let wake = self.leases.first_end().map_or(next, |end| end.min(next));
+            self.wait_for_an_end(Some(next)).await;
             let now = self.runtime.now();
-            self.runtime
-                .sleep(wake.saturating_duration_since(now))
-                .await;
-            let now = self.runtime.now();
-            self.give_up(self.leases.lapsed(now));
+            give_up(&self.telemetry, self.leases.lapsed(now));
             if now >= next {
                 let renewed = self.renew(now).await;
                 // After a failure sooner than usual: the leases go on running down.
@@ -216,16 +243,17 @@ impl Heartbeat {
         }
         add(&self.telemetry.counters.renewals, 1);
         let call = AssertUnwindSafe(self.storage.renew(&asked)).catch_unwind();
-        let answer = match timeout(&*self.runtime, self.tick, call).await {
+        let call = timeout(&*self.runtime, self.tick, call);
+        let answer = match self.watch_during(call).await {
             Some(Ok(answer)) => answer,
-            Some(Err(panic)) => Err(storage_panic("renew", &*panic)),
+            Some(Err(panic)) => Err(storage_panic("renew", &panic_message(panic))),
             None => Err(too_slow("renew", self.tick)),
         };
         match answer {
             Ok(answer) => {
                 let lost = self.leases.apply(&asked, &answer, sent);
                 add(&self.telemetry.counters.fenced_writes, lost.len());
-                self.give_up(lost);
+                give_up(&self.telemetry, lost);
                 true
             }
             Err(error) => {
@@ -240,12 +268,36 @@ impl Heartbeat {
         }
     }
 
-    fn give_up(&self, lost: Vec<(Held, Entry)>) {
-        for (held, entry) in lost {
-            entry.lease.lose();
-            let about = About::new(held.id, &entry.queue, &entry.kind, entry.attempt);
-            lease_lost(&self.telemetry, about, LossPhase::Held);
+    /// Waits for a renewal, and meanwhile gives up what ends before it answers.
+    async fn watch_during<T>(&self, renewal: impl Future<Output = T>) -> T {
+        let mut renewal = pin!(renewal);
+        loop {
+            let end = pin!(self.wait_for_an_end(None));
+            match select(renewal, end).await {
+                Either::Left((answer, _)) => return answer,
+                Either::Right(((), unanswered)) => renewal = unanswered,
+            }
+            give_up(&self.telemetry, self.leases.lapsed(self.runtime.now()));
         }
+    }
+
+    /// Waits until a lease may have ended, at most until `latest`.
+    async fn wait_for_an_end(&self, latest: Option<Instant>) {
+        let short = self.leases.short.listen();
+        let Some(wake) = self.leases.first_end().into_iter().chain(latest).min() else {
+            return short.await;
+        };
+        let left = wake.saturating_duration_since(self.runtime.now());
+        select(self.runtime.sleep(left), short).await;
+    }
+}
+
+/// Tells the holders of lost leases, and the observers.
+pub(super) fn give_up(telemetry: &Telemetry, lost: impl IntoIterator<Item = (Held, Entry)>) {
+    for (held, entry) in lost {
+        entry.lease.lose();
+        let about = About::new(held.id, &entry.queue, &entry.kind, entry.attempt);
+        lease_lost(telemetry, about, LossPhase::Held);
     }
 }
 
@@ -256,11 +308,11 @@ pub(super) fn lease_lost(telemetry: &Telemetry, message: About<'_>, phase: LossP
     telemetry.tell(&Event::LeaseLost { message, phase });
 }
 
-pub(super) fn storage_panic(operation: &'static str, panic: &(dyn std::any::Any + Send)) -> Error {
+pub(super) fn storage_panic(operation: &'static str, message: &str) -> Error {
     Error::new(
         ErrorKind::Storage,
         operation,
-        format!("the storage panicked: {}", panic_message(panic)),
+        format!("the storage panicked: {message}"),
     )
 }
 

@@ -64,21 +64,18 @@ impl Registry {
     }
 
     /// The queues with their leases. Handlers of one queue share its claim, so the longest lease
-    /// any of them asks for applies.
+    /// and the most attempts that any of them asks for apply.
     pub(super) fn leases(&self) -> Vec<QueueLease> {
-        let mut longest: BTreeMap<&str, Duration> = BTreeMap::new();
+        let mut queues: BTreeMap<&str, QueueLease> = BTreeMap::new();
         for registration in &self.all {
             let definition = &registration.definition;
-            let lease_ttl = longest.entry(definition.queue).or_default();
-            *lease_ttl = (*lease_ttl).max(definition.lease_ttl);
+            let queue = queues
+                .entry(definition.queue)
+                .or_insert_with(|| QueueLease::new(definition.queue, Duration::ZERO));
+            queue.lease_ttl = queue.lease_ttl.max(definition.lease_ttl);
+            queue.max_attempts = queue.max_attempts.max(definition.max_attempts);
         }
-        longest
-            .into_iter()
-            .map(|(queue, lease_ttl)| QueueLease {
-                queue: Arc::from(queue),
-                lease_ttl,
-            })
-            .collect()
+        queues.into_values().collect()
     }
 
     pub(super) fn check(&self, data: &DataMap) -> Result<(), Error> {
@@ -150,8 +147,11 @@ impl Registration {
         if let Err(error) = check_lease_ttl(definition.lease_ttl) {
             return refuse(error.message());
         }
-        if definition.max_attempts == Some(0) {
-            return refuse("max_attempts is 0, and must be at least 1");
+        if let Some(max_attempts) = definition.max_attempts
+            && !(1..=i16::MAX.unsigned_abs()).contains(&max_attempts)
+        {
+            let range = "and must be from 1 to 32767";
+            return refuse(&format!("max_attempts is {max_attempts}, {range}"));
         }
         if definition.timeout == Some(Duration::ZERO) {
             return refuse("timeout is zero");

@@ -13,20 +13,21 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt, poll_fn};
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, StreamExt};
 
 use self::exchange::Answer;
-use super::claim::{Backoff, Claiming, Holding};
-use super::execute::{Finished, Inbox, Run, RunEnd};
-use super::heartbeat::{Heartbeat, Leases, storage_panic, too_slow};
+use super::backoff::Backoff;
+use super::claim::{Claiming, Holding};
+use super::execute::{Finished, Inbox, Run};
+use super::heartbeat::{Heartbeat, Leases, give_up, storage_panic, too_slow};
 use super::registry::Registry;
-use super::settle::{Outgoing, Pending, verdict};
+use super::settle::{Outgoing, Pending};
 use super::shutdown::Shutdown;
+use super::verdict::panic_message;
 use super::{PreparedWorker, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{Context, DataMap, Lease};
-use crate::lease::Held;
-use crate::outcome::{Settlement, Verdict};
+use crate::outcome::Verdict;
 use crate::runtime::{Runtime, timeout};
 use crate::storage::{Claimed, Storage};
 use crate::telemetry::{About, Event, Health, Report, Telemetry, add};
@@ -90,7 +91,10 @@ impl Agent {
             .iter()
             .map(|queue| Arc::clone(&queue.queue))
             .collect();
-        let wake_ups = worker.storage.wake_ups(names, Arc::clone(&worker.runtime));
+        let hints = worker.storage.wake_ups(names, Arc::clone(&worker.runtime));
+        // It ends with its first panic, and then the poll is what remains.
+        let hints = AssertUnwindSafe(hints).catch_unwind();
+        let wake_ups = hints.filter_map(|hint| std::future::ready(hint.ok()));
         let claiming = Claiming::new(queues, &worker.settings, worker.runtime.now());
         Self {
             storage: worker.storage,
@@ -110,7 +114,7 @@ impl Agent {
             suspects: 0,
             outgoing: Outgoing::default(),
             exchange: None,
-            wake_ups,
+            wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
         }
@@ -135,7 +139,7 @@ impl Agent {
             let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
             let answer = match timeout(&*self.runtime, limit, call).await {
                 Some(Ok(answer)) => answer,
-                Some(Err(panic)) => Err(storage_panic("check", &*panic)),
+                Some(Err(panic)) => Err(storage_panic("check", &panic_message(panic))),
                 None => Err(too_slow("check", limit)),
             };
             match answer {
@@ -145,7 +149,12 @@ impl Agent {
                 }
                 Err(error) if error.is_transient() => {
                     self.storage_failed(&error);
-                    self.wait_turn().await;
+                    // Hints end a turn and not the pause.
+                    while self.backoff.pause(self.runtime.now()).is_some()
+                        && !self.shutdown.is_draining()
+                    {
+                        self.wait_turn().await;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -192,7 +201,7 @@ impl Agent {
             // First what has ended: the end of a phase gives up what seems to run still.
             self.read_finished(now);
             self.advance_phase(now);
-            self.start_ready();
+            self.start_ready(now);
             if self.exchange.is_none() {
                 self.begin_exchange(now);
             }
@@ -207,7 +216,8 @@ impl Agent {
         let done = self.running == 0 && self.outgoing.is_empty() && self.exchange.is_none();
         match self.phase {
             Phase::Claiming => false,
-            Phase::Draining { .. } | Phase::Cancelling { .. } => done,
+            Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
+            Phase::Cancelling { .. } => done,
             Phase::Flushing { until } => {
                 (self.outgoing.is_empty() && self.exchange.is_none()) || self.runtime.now() >= until
             }
@@ -267,72 +277,52 @@ impl Agent {
         self.claiming.finished(finished.len(), now);
         for finished in finished {
             self.running -= 1;
-            self.suspects -= usize::from(finished.suspect);
+            self.suspects -= usize::from(finished.message.is_suspect());
             self.decide(finished);
         }
     }
 
     fn decide(&mut self, finished: Finished) {
-        let held = finished.held;
-        match &finished.end {
-            RunEnd::Panicked(_) => add(&self.telemetry.counters.panicked, 1),
-            RunEnd::TimedOut(_) => add(&self.telemetry.counters.timed_out, 1),
-            RunEnd::Decided(_) | RunEnd::Cancelled | RunEnd::Lost => {}
-        }
+        add(&self.telemetry.counters.panicked, finished.panicked.into());
+        add(
+            &self.telemetry.counters.timed_out,
+            finished.timed_out.into(),
+        );
+        let held = finished.message.held();
         // Without an entry the lease was lost while the handler ran, and that has been told.
         if !self.leases.begin_settling(held) {
             return;
         }
-        let (queue, kind) = (Arc::clone(&finished.queue), Arc::clone(&finished.kind));
-        let (attempt, duration) = (finished.attempt, finished.duration);
-        let registration = Arc::clone(&finished.registration);
-        match verdict(finished, &registration, fastrand::f64()) {
-            Some(verdict) => self.settle(held, verdict, queue, kind, attempt, duration),
+        match finished.verdict {
+            Some(verdict) => {
+                self.outgoing
+                    .push(Pending::new(&finished.message, verdict, finished.duration))
+            }
             None => self.leases.end(held),
         }
     }
 
-    fn settle(
-        &mut self,
-        held: Held,
-        verdict: Verdict,
-        queue: Arc<str>,
-        kind: Arc<str>,
-        attempt: u16,
-        duration: Duration,
-    ) {
-        let settlement = Settlement {
-            id: held.id,
-            token: held.token,
-            verdict,
-        };
-        self.outgoing
-            .push(Pending::new(settlement, queue, kind, attempt, duration));
-    }
-
     /// Settles a message that did not run.
     fn give_back(&mut self, message: &Claimed, verdict: Verdict) {
-        self.suspects -= usize::from(message.lease_losses > 0);
+        self.suspects -= usize::from(message.is_suspect());
         if self.leases.begin_settling(message.held()) {
-            let (queue, kind) = (Arc::clone(&message.queue), Arc::clone(&message.kind));
-            self.settle(
-                message.held(),
-                verdict,
-                queue,
-                kind,
-                message.attempt,
-                Duration::ZERO,
-            );
+            self.outgoing
+                .push(Pending::new(message, verdict, Duration::ZERO));
         }
     }
 
-    fn start_ready(&mut self) {
+    fn start_ready(&mut self, now: Instant) {
         while self.running < self.settings.concurrency {
             let Some((message, lease)) = self.ready.pop_front() else {
                 return;
             };
+            // The heartbeat may not have come to it yet, above all after the process was stopped.
+            give_up(
+                &self.telemetry,
+                self.leases.end_if_over(message.held(), now),
+            );
             if lease.is_lost() {
-                self.suspects -= usize::from(message.lease_losses > 0);
+                self.suspects -= usize::from(message.is_suspect());
                 continue;
             }
             self.start(message, lease);
@@ -448,11 +438,16 @@ impl Agent {
         match self.phase {
             Phase::Claiming if self.exchange.is_some() => None,
             Phase::Claiming => pause.or_else(|| {
-                let room = self.running + self.ready.len() < self.settings.concurrency;
-                room.then(|| self.claiming.next_change(self.holding()))
+                let room = self.running + self.ready.len() < self.settings.concurrency
+                    && !self.outgoing.is_stuck();
+                let claim = room.then(|| self.claiming.next_change(self.holding()));
+                claim.into_iter().chain(self.outgoing.next_delayed()).min()
             }),
             Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
-                Some(pause.map_or(until, |pause| pause.min(until)))
+                // While a call is on its way nothing else is asked, however long it is due.
+                let asks = self.exchange.is_none();
+                let next = pause.or_else(|| self.outgoing.next_delayed().filter(|_| asks));
+                Some(next.map_or(until, |next| next.min(until)))
             }
         }
     }
@@ -471,7 +466,7 @@ struct RunningHeartbeat {
 }
 
 impl RunningHeartbeat {
-    /// Stops it and waits until its connection is closed.
+    /// Stops it and waits until its loop has ended: then nothing is renewed any more.
     async fn stop(self) {
         drop(self.stop);
         // The sender is dropped, never used: the error is the signal.

@@ -1,17 +1,12 @@
-//! From the end of a run to the write about it: which verdict an outcome becomes, and the
-//! settlements that wait to be written or asked for again.
+//! The settlements that wait to be written, or to be asked for again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::execute::{Finished, RunEnd};
-use super::registry::Registration;
-use crate::error::BoxError;
 use crate::lease::Held;
-use crate::message::MessageId;
-use crate::outcome::{DeadReason, Outcome, Settlement, Verdict, clip_error, error_text};
-use crate::retry::{FailedAttempt, RetryPolicy};
+use crate::outcome::{Settlement, Verdict};
+use crate::storage::{Claimed, Settled};
 use crate::telemetry::{About, Written};
 
 /// Most settlements of one call.
@@ -26,23 +21,21 @@ pub(super) struct Pending {
     pub(super) duration: Duration,
     /// A call that held this settlement failed, and may have written it.
     asked_before: bool,
+    /// How often it could not be written by a call of its own; then it goes alone.
+    times_alone: u32,
 }
 
 impl Pending {
-    pub(super) fn new(
-        settlement: Settlement,
-        queue: Arc<str>,
-        kind: Arc<str>,
-        attempt: u16,
-        duration: Duration,
-    ) -> Self {
+    /// Copies what it needs of the message, whose payload can be dropped.
+    pub(super) fn new(message: &Claimed, verdict: Verdict, duration: Duration) -> Self {
         Self {
-            settlement,
-            queue,
-            kind,
-            attempt,
+            settlement: Settlement::new(message.held(), verdict),
+            queue: Arc::clone(&message.queue),
+            kind: Arc::clone(&message.kind),
+            attempt: message.attempt,
             duration,
             asked_before: false,
+            times_alone: 0,
         }
     }
 
@@ -78,14 +71,41 @@ pub(super) enum Fate {
     Unresolved,
 }
 
+/// How long a settlement waits that could not be written by a call of its own, or whose message
+/// somebody keeps locked: once this, then twice, and so on up to [`MOST_PAUSES`] times.
+const PAUSE: Duration = Duration::from_secs(1);
+const MOST_PAUSES: u32 = 5;
+/// So many settlements that failed alone are not each to blame: the storage is.
+const MOST_DELAYED: usize = 3;
+/// So many settlements may wait for messages that somebody keeps locked, which is not the
+/// storage's fault, before nothing more is claimed.
+const MOST_LOCKED: usize = 1_000;
+
 /// Settlements that wait for the next exchange, and those in the present one.
-#[derive(Default)]
 pub(super) struct Outgoing {
     waiting: Vec<Pending>,
     asked: Vec<Pending>,
-    /// How many of the waiting ones go alone, because a call with all of them was refused for
-    /// good and one of them is to blame.
-    alone: usize,
+    /// Those that cannot be written, and when to ask for each again: alone, so that they hold up
+    /// no others.
+    delayed: Vec<(Instant, Pending)>,
+    /// The last call was about one of those: the next is about the waiting ones, if there are any,
+    /// because many that each take their time would leave no turn to them.
+    delayed_went: bool,
+    /// The most settlements of one call: half of a call that failed, which may have been too
+    /// large or held one that cannot be written; twice of one that succeeded.
+    ceiling: usize,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            asked: Vec::new(),
+            delayed: Vec::new(),
+            delayed_went: false,
+            ceiling: MAX_SETTLE,
+        }
+    }
 }
 
 impl Outgoing {
@@ -94,140 +114,147 @@ impl Outgoing {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.asked.is_empty()
+        self.waiting.is_empty() && self.asked.is_empty() && self.delayed.is_empty()
     }
 
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether something is to be asked now.
+    pub(super) fn has_waiting(&self, now: Instant) -> bool {
+        !self.waiting.is_empty() || self.next_delayed().is_some_and(|at| at <= now)
     }
 
-    /// Takes what goes with the next call.
-    pub(super) fn ask(&mut self) -> Vec<Settlement> {
-        let count = if self.alone > 0 {
-            self.alone -= 1;
-            1
+    /// When a delayed settlement is asked again.
+    pub(super) fn next_delayed(&self) -> Option<Instant> {
+        self.delayed.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Whether outcomes cannot be written at present: what runs now would wait with them.
+    pub(super) fn is_stuck(&self) -> bool {
+        let failed = |pending: &Pending| pending.asked_before && pending.times_alone == 0;
+        let failed_alone = self.delayed.iter().filter(|(_, one)| one.asked_before);
+        self.waiting.iter().any(failed)
+            || failed_alone.count() > MOST_DELAYED
+            || self.delayed.len() > MOST_LOCKED
+    }
+
+    /// Whether some outcome could not be written yet.
+    pub(super) fn has_failed(&self) -> bool {
+        let delayed = self.delayed.iter().map(|(_, pending)| pending);
+        let mut all = self.waiting.iter().chain(delayed);
+        all.any(|pending| pending.asked_before)
+    }
+
+    /// Takes what goes with the next call: at most one settlement for each message.
+    pub(super) fn ask(&mut self, now: Instant) -> Vec<Settlement> {
+        let turn = !self.delayed_went || self.waiting.is_empty();
+        let due = || self.delayed.iter().position(|(at, _)| *at <= now);
+        let due = turn.then(due).flatten();
+        self.delayed_went = due.is_some();
+        self.asked = if let Some(place) = due {
+            vec![self.delayed.swap_remove(place).1]
         } else {
-            self.waiting.len().min(MAX_SETTLE)
+            let mut ids = HashSet::new();
+            let most = self.ceiling;
+            let taken = self.waiting.extract_if(.., |pending| {
+                ids.len() < most && ids.insert(pending.settlement.id)
+            });
+            taken.collect()
         };
-        self.asked = self.waiting.drain(..count).collect();
         self.asked
             .iter()
             .map(|pending| pending.settlement.clone())
             .collect()
     }
 
-    /// The call answered with the ids it wrote.
-    pub(super) fn answered(&mut self, written: &[MessageId]) -> Vec<(Pending, Fate)> {
-        let written: HashSet<MessageId> = written.iter().copied().collect();
-        std::mem::take(&mut self.asked)
-            .into_iter()
-            .map(|pending| {
-                let fate = if written.contains(&pending.settlement.id) {
-                    Fate::Written
-                } else if pending.asked_before {
-                    Fate::Unresolved
-                } else {
-                    Fate::Lost
-                };
-                (pending, fate)
-            })
-            .collect()
+    /// The call answered. Returns those whose fate is known.
+    pub(super) fn answered(&mut self, settled: &Settled, now: Instant) -> Vec<(Pending, Fate)> {
+        self.ceiling = self.ceiling.saturating_mul(2).min(MAX_SETTLE);
+        let written: HashSet<_> = settled.written.iter().copied().collect();
+        let busy: HashSet<_> = settled.busy.iter().copied().collect();
+        let mut known = Vec::with_capacity(self.asked.len());
+        for pending in std::mem::take(&mut self.asked) {
+            let id = pending.settlement.id;
+            if written.contains(&id) {
+                known.push((pending, Fate::Written));
+            } else if busy.contains(&id) {
+                self.delay(pending, now);
+            } else if pending.asked_before {
+                known.push((pending, Fate::Unresolved));
+            } else {
+                known.push((pending, Fate::Lost));
+            }
+        }
+        known
     }
 
-    /// The call failed and is repeated: first in the next exchange.
-    pub(super) fn failed(&mut self) {
+    fn delay(&mut self, mut pending: Pending, now: Instant) {
+        pending.times_alone = (pending.times_alone + 1).min(MOST_PAUSES);
+        self.delayed
+            .push((now + PAUSE * pending.times_alone, pending));
+    }
+
+    /// The call failed and is repeated, in smaller parts; a single settlement waits, as it may be
+    /// to blame itself.
+    pub(super) fn failed(&mut self, now: Instant) {
         for pending in &mut self.asked {
             pending.asked_before = true;
         }
-        self.asked.append(&mut self.waiting);
-        self.waiting = std::mem::take(&mut self.asked);
+        if self.asked.len() > 1 {
+            self.ask_by_halves();
+        } else if let Some(pending) = self.asked.pop() {
+            self.delay(pending, now);
+        }
     }
 
-    /// The call was refused for good. A batch is asked again one by one; a single settlement is
-    /// given up and returned, and its message comes back when its lease ends.
+    /// The call was refused for good. A batch is asked again in smaller parts; a single settlement
+    /// is given up and returned, and its message comes back when its lease ends.
     pub(super) fn refused(&mut self) -> Option<Pending> {
-        if self.asked.len() == 1 {
-            return self.asked.pop();
+        if self.asked.len() > 1 {
+            self.ask_by_halves();
+            return None;
         }
-        self.alone = self.asked.len();
+        self.asked.pop()
+    }
+
+    /// Puts the call's settlements back, first in the next exchange.
+    fn ask_by_halves(&mut self) {
+        self.ceiling = (self.asked.len() / 2).max(1);
         self.asked.append(&mut self.waiting);
         self.waiting = std::mem::take(&mut self.asked);
-        None
     }
 }
 
-/// What is written about a run, or `None` if nothing may be written.
-pub(super) fn verdict(
-    finished: Finished,
-    registration: &Registration,
-    random: f64,
-) -> Option<Verdict> {
-    let limits = Limits {
-        attempt: finished.attempt,
-        max_attempts: registration
-            .definition
-            .max_attempts
-            .unwrap_or(finished.max_attempts),
-        age: finished.age + finished.duration,
-        policy: &registration.definition.retry,
-        random,
-    };
-    Some(match finished.end {
-        RunEnd::Decided(Outcome::Done) => Verdict::Done,
-        RunEnd::Decided(Outcome::Retry { after, error }) => limits.retry(after, error),
-        RunEnd::Decided(Outcome::Snooze(after)) => Verdict::Snooze { after },
-        RunEnd::Decided(Outcome::Discard { error }) => {
-            tracing::info!(id = %finished.held.id, kind = %finished.kind, error = %error_text(&*error), "message discarded by its handler");
-            Verdict::Discard
-        }
-        RunEnd::Decided(Outcome::Dead { error }) => dead(DeadReason::Rejected, &error),
-        RunEnd::Decided(Outcome::Undecodable { error }) => dead(DeadReason::Undecodable, &error),
-        RunEnd::Panicked(message) => limits.retry(None, format!("panicked: {message}").into()),
-        RunEnd::TimedOut(limit) => limits.retry(None, format!("ran longer than {limit:?}").into()),
-        RunEnd::Cancelled => Verdict::Release,
-        RunEnd::Lost => return None,
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::LeaseToken;
+    use crate::message::MessageId;
 
-fn dead(reason: DeadReason, error: &BoxError) -> Verdict {
-    Verdict::Dead {
-        reason,
-        error: clip_error(error_text(&**error)),
-    }
-}
-
-struct Limits<'a> {
-    attempt: u16,
-    max_attempts: u16,
-    age: Duration,
-    policy: &'a RetryPolicy,
-    random: f64,
-}
-
-impl Limits<'_> {
-    fn retry(&self, after: Option<Duration>, error: BoxError) -> Verdict {
-        if self.attempt >= self.max_attempts {
-            return dead(DeadReason::Exhausted, &error);
+    fn outgoing(count: i64) -> Outgoing {
+        let mut outgoing = Outgoing::default();
+        for id in 1..=count {
+            let held = Held {
+                id: MessageId(id),
+                token: LeaseToken::random(),
+            };
+            let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
+            outgoing.push(Pending::new(&message, Verdict::Done, Duration::ZERO));
         }
-        match after.or_else(|| self.delay(&error)) {
-            Some(after) => Verdict::Retry {
-                after: after.min(crate::retry::MAX_DELAY),
-                error: clip_error(error_text(&*error)),
-            },
-            None => dead(DeadReason::Exhausted, &error),
-        }
+        outgoing
     }
 
-    /// Asks the policy. One that panics is replaced by the default: a bug in it must not decide
-    /// that a message is given up.
-    fn delay(&self, error: &BoxError) -> Option<Duration> {
-        let failed = FailedAttempt::new(self.attempt, self.max_attempts, self.age, &**error);
-        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            self.policy.delay(&failed, self.random)
-        }));
-        asked.unwrap_or_else(|_| {
-            tracing::error!("a retry policy panicked; the default policy is used");
-            RetryPolicy::default().delay(&failed, self.random)
-        })
+    #[test]
+    fn parts_shrink_with_each_failure_and_grow_with_each_success() {
+        let now = Instant::now();
+        let mut outgoing = outgoing(100);
+        for size in [100, 50, 25] {
+            assert_eq!(outgoing.ask(now).len(), size);
+            outgoing.failed(now);
+        }
+        for size in [12, 24, 48, 16] {
+            let ids = outgoing.ask(now).iter().map(|one| one.id).collect();
+            let known = outgoing.answered(&Settled::new(ids), now);
+            assert_eq!(known.len(), size);
+        }
+        assert!(outgoing.is_empty());
     }
 }

@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use outbox_core::{
     BoxFuture, BoxStream, Claim, ClaimRequest, Context, Data, Definition, Draft, Error, ErrorKind,
     Event, Handler, Held, IntoDraft, MemoryStorage, MessageId, NewMessage, Outcome, Renewal,
-    Renewed, Report, Requirements, RetryPolicy, Runtime, Settlement, Storage, Worker, WorkerHandle,
+    Renewed, Report, Requirements, RetryPolicy, Runtime, Settlement, Source, Storage, Worker,
+    WorkerHandle,
 };
 use outbox_testkit::SimRuntime;
 
@@ -92,6 +93,8 @@ pub enum Fault {
     Panic,
     /// It is refused for good.
     Refused,
+    /// The storage lets nobody in.
+    NoEntry,
 }
 
 /// The memory storage, with faults.
@@ -104,8 +107,21 @@ pub struct Faulty {
     pub renews: Arc<Mutex<VecDeque<Fault>>>,
     pub checks: Arc<Mutex<VecDeque<Fault>>>,
     pub tokens: Arc<Mutex<Vec<(outbox_core::LeaseToken, bool)>>>,
+    /// The hints it gives instead of the memory storage's.
+    pub hints: Option<fn() -> BoxStream<'static, ()>>,
     /// A settle that holds this message and others is refused as a whole.
     pub refuse: Arc<Mutex<Option<MessageId>>>,
+    /// Somebody keeps these messages locked: a settle of one waits a second for it, and then
+    /// answers that it is busy.
+    pub busy: Arc<Mutex<Vec<MessageId>>>,
+    /// A settle of more messages than this fails before it takes effect.
+    pub too_heavy: Arc<Mutex<Option<usize>>>,
+    /// A settle that holds this message fails before it takes effect, every time.
+    pub poison: Arc<Mutex<Option<MessageId>>>,
+    /// A claim of more messages than this takes effect and never answers.
+    pub too_many: Arc<Mutex<Option<usize>>>,
+    /// Every claim of expired leases is refused for good.
+    pub cannot_reclaim: Arc<Mutex<bool>>,
 }
 
 impl Faulty {
@@ -118,7 +134,13 @@ impl Faulty {
             renews: Arc::default(),
             checks: Arc::default(),
             tokens: Arc::default(),
+            hints: None,
             refuse: Arc::default(),
+            busy: Arc::default(),
+            too_heavy: Arc::default(),
+            poison: Arc::default(),
+            too_many: Arc::default(),
+            cannot_reclaim: Arc::default(),
         }
     }
 }
@@ -149,6 +171,7 @@ async fn apply<T>(
         }
         Fault::Hang => std::future::pending().await,
         Fault::Panic => panic!("planned"),
+        Fault::NoEntry => Err(Error::new(ErrorKind::InvalidConfig, operation, "planned")),
         Fault::Refused => Err(Error::new(ErrorKind::Storage, operation, "planned")),
     }
 }
@@ -167,9 +190,18 @@ impl Storage for Faulty {
             .lock()
             .expect("no test panics here")
             .push((request.token, request.resume));
+        let cannot_reclaim = *self.cannot_reclaim.lock().expect("no test panics here");
+        if cannot_reclaim && request.source == Source::Expired {
+            return Err(Error::new(ErrorKind::Storage, "claim", "planned"));
+        }
+        let too_many = *self.too_many.lock().expect("no test panics here");
+        if too_many.is_some_and(|most| request.limit > most) {
+            self.memory.claim(request).await?;
+            return std::future::pending().await;
+        }
         apply(&self.claims, "claim", self.memory.claim(request)).await
     }
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<MessageId>, Error> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<outbox_core::Settled, Error> {
         self.log.add(format!("settle {}", settlements.len()));
         let refuse = *self.refuse.lock().expect("no test panics here");
         if settlements
@@ -178,14 +210,34 @@ impl Storage for Faulty {
         {
             return Err(Error::new(ErrorKind::Storage, "settle", "planned"));
         }
-        apply(&self.settles, "settle", self.memory.settle(settlements)).await
+        let too_heavy = *self.too_heavy.lock().expect("no test panics here");
+        let poison = *self.poison.lock().expect("no test panics here");
+        if too_heavy.is_some_and(|most| settlements.len() > most)
+            || settlements.iter().any(|one| Some(one.id) == poison)
+        {
+            return Err(Error::new(ErrorKind::Unavailable, "settle", "planned"));
+        }
+        let busy = self.busy.lock().expect("no test panics here").clone();
+        let is_busy = |one: &&Settlement| busy.contains(&one.id);
+        let (busy, free): (Vec<&Settlement>, Vec<_>) = settlements.iter().partition(is_busy);
+        if !busy.is_empty() {
+            let sim = SimRuntime::current().expect("it runs on the simulated runtime");
+            sim.sleep(SECOND).await;
+        }
+        let free: Vec<Settlement> = free.into_iter().cloned().collect();
+        let mut settled = apply(&self.settles, "settle", self.memory.settle(&free)).await?;
+        settled.busy = busy.into_iter().map(|one| one.id).collect();
+        Ok(settled)
     }
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
         self.log.add(format!("renew {}", renewals.len()));
         apply(&self.renews, "renew", self.memory.renew(renewals)).await
     }
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
-        self.memory.wake_ups(queues, runtime)
+        match self.hints {
+            Some(hints) => hints(),
+            None => self.memory.wake_ups(queues, runtime),
+        }
     }
 }
 
@@ -298,10 +350,7 @@ impl Rig {
     /// Another process claims what it can, with a lease of a minute.
     pub fn steal(&self, source: outbox_core::Source) -> Vec<Held> {
         let request = ClaimRequest::new(
-            vec![outbox_core::QueueLease {
-                queue: Arc::from("q"),
-                lease_ttl: SECOND * 60,
-            }],
+            vec![outbox_core::QueueLease::new("q", SECOND * 60)],
             100,
             source,
         );

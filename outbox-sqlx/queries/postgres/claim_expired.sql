@@ -6,6 +6,7 @@
 -- $3 interval[]  lease time of each queue
 -- $4 bigint      how many messages at most
 -- $5 smallint    the number of losses at which a message is dead
+-- $6 smallint[]  the attempts that each queue allows where a message has fewer, or null
 --
 -- Returns messages, in no order: leased ones with a null reason, dead letters with their reason
 -- and an empty payload.
@@ -18,11 +19,11 @@
 with candidate as materialized (
     select expired.*, row_number() over () as place
     from (
-        select leased.id, leased.lease_expires_at, leased.lease_losses, leased.attempts,
-            leased.max_attempts
+        select leased.id, leased.queue, leased.lease_expires_at, leased.lease_losses,
+            leased.attempts, leased.max_attempts
         from unnest($2::text[]) as served (queue)
         cross join lateral (
-            select l.id, l.lease_expires_at, l.lease_losses, l.attempts, l.max_attempts
+            select l.id, l.queue, l.lease_expires_at, l.lease_losses, l.attempts, l.max_attempts
             from {schema}.message as l
             where l.queue = served.queue
               and l.acquired_token is not null
@@ -38,13 +39,16 @@ chosen as materialized (
     select c.id, c.lease_expires_at,
         case
             when c.lease_losses + 1 >= $5::smallint then 'crashed'
-            when c.attempts >= c.max_attempts then 'lease_expired'
+            -- Null counts for nothing here.
+            when c.attempts >= greatest(
+                c.max_attempts, ($6::smallint[])[array_position($2::text[], c.queue)]
+            ) then 'lease_expired'
         end as reason
     from candidate as c
     where case
         when (select first.lease_losses > 0 from candidate as first where first.place = 1)
             then c.place = 1
-        else c.lease_losses = 0
+        else c.lease_losses <= 0
     end
 ),
 removed as (
@@ -61,19 +65,30 @@ buried as (
         message_id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
         attempts, max_attempts, deliveries, lease_losses, created_at, died_at, reason, last_error
     )
-    select id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
-        attempts, max_attempts, deliveries, lease_losses + 1, created_at, clock_timestamp(), reason,
-        last_error
+    select
+        -- An id is taken only where ids began again, as after "truncate .. restart identity": then
+        -- both dead letters are kept, and this one takes an id past all of them.
+        case
+            when exists (select from {schema}.dead_letter as d where d.message_id = removed.id) then
+                (
+                    select greatest(max(d.message_id), (select max(id) from removed))
+                    from {schema}.dead_letter as d
+                ) + row_number() over ()
+            else id
+        end,
+        queue, kind, payload, content_type, headers, priority, key, group_key, tag,
+        attempts, max_attempts, deliveries, least(lease_losses + 1, 32767), created_at,
+        clock_timestamp(), reason, last_error
     from removed
-    returning message_id, queue, kind, reason
 ),
 reclaimed as (
     update {schema}.message as m
     set acquired_token   = $1,
         acquired_at      = clock_timestamp(),
         lease_expires_at = clock_timestamp() + ($3::interval[])[array_position($2::text[], m.queue)],
-        lease_losses     = m.lease_losses + 1,
-        deliveries       = m.deliveries + 1
+        -- Counts at their end stay there, as in claim_pending.sql.
+        lease_losses     = least(m.lease_losses + 1, 32767),
+        deliveries       = least(m.deliveries, 2147483646) + 1
     from chosen
     where m.id = any (array(select id from chosen where reason is null))
       and m.id = chosen.id
@@ -86,7 +101,7 @@ select id, queue, kind, payload, content_type, headers, priority, key, group_key
     max_attempts, deliveries, lease_losses, created_at, due_at, claimed_at, null::text as reason
 from reclaimed
 union all
-select message_id, queue, kind, ''::bytea, '', null, 0::smallint, null, null, null, 0::smallint,
+select id, queue, kind, ''::bytea, '', null, 0::smallint, null, null, null, 0::smallint,
     0::smallint, 0, 0::smallint, statement_timestamp(), statement_timestamp(),
     statement_timestamp(), reason
-from buried
+from removed

@@ -17,8 +17,9 @@ update {schema}.message as m
 set acquired_token   = $1,
     acquired_at      = clock_timestamp(),
     lease_expires_at = clock_timestamp() + ($4::interval[])[array_position($2::text[], m.queue)],
-    attempts         = m.attempts + 1,
-    deliveries       = m.deliveries + 1
+    -- Other programs write messages too: a count at its end must not fail the claim.
+    attempts         = least(m.attempts + 1, 32767),
+    deliveries       = least(m.deliveries, 2147483646) + 1
 where m.ctid = any (array(
     select due.ctid
     from unnest($2::text[], $3::smallint[]) as level (queue, priority)

@@ -1,42 +1,45 @@
--- Writes messages in the order of the arrays, in the caller's transaction.
+-- Writes messages without keys, in the order of the arrays, in the caller's transaction.
 --
 -- $1 text[] queues, $2 text[] kinds, $3 bytea[] payloads, $4 text[] content types, $5 text[]
--- headers as JSON or null, $6 smallint[] priorities, $7 text[] keys or null, $8 text[] groups or
--- null, $9 text[] tags or null, $10 smallint[] max attempts, $11 interval[] delays from now,
--- $12 timestamptz[] due instants, or null for the delay, $13 text channel, $14 boolean whether to
--- wake workers
+-- headers as JSON or null, $6 smallint[] priorities, $7 text[] groups or null, $8 text[] tags or
+-- null, $9 smallint[] max attempts, $10 interval[] delays from now, $11 timestamptz[] due instants,
+-- or null for the delay, $12 text channel, $13 boolean whether to wake workers. There are as many
+-- messages as payloads; another array may have one entry, for all of them, or none where all are
+-- null.
 --
--- Returns one row for each message written, in order: id bigint, and queue and key text where it
--- has a key. Messages whose queue and key are live are left out. announced bigint is the number
--- of notifications: one for each queue with a message that is due now.
--- Locks: the new messages; waits for a transaction that is writing or removing one of the keys.
--- Index: message_key_idx as the arbiter.
-with written as (
-    insert into {schema}.message (
-        queue, kind, payload, content_type, headers, priority, key, group_key, tag, max_attempts,
-        next_attempt_at
-    )
-    select queue, kind, payload, content_type, headers::jsonb, priority, key, group_key, tag,
-        max_attempts, coalesce(due_at, statement_timestamp() + delay)
-    from unnest(
-        $1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::smallint[], $7::text[],
-        $8::text[], $9::text[], $10::smallint[], $11::interval[], $12::timestamptz[]
-    ) with ordinality as new (
-        queue, kind, payload, content_type, headers, priority, key, group_key, tag, max_attempts,
-        delay, due_at, place
-    )
-    order by place
-    on conflict (queue, key) where key is not null do nothing
-    returning id, queue, key, next_attempt_at
-),
-announced as (
-    select pg_notify($13::text, due.queue)
-    from (
-        select distinct queue
-        from written
-        where $14::boolean and next_attempt_at <= statement_timestamp()
-    ) as due
+-- Returns id bigint of each message, in order; and announced bigint, the number of notifications:
+-- one for each queue with a message that is due now.
+-- Locks: the new messages.
+-- Index: none.
+--
+-- The notifications depend on no row, so the server sends them once, for the first row that it
+-- returns. They are not counted from the rows written, as where there are keys, because keeping
+-- those for it costs a tenth of the whole.
+insert into {schema}.message (
+    queue, kind, payload, content_type, headers, priority, group_key, tag, max_attempts,
+    next_attempt_at
 )
-select id, case when key is not null then queue end as queue, key,
-    (select count(*) from announced) as announced
-from written
+select coalesce(queue, ($1::text[])[1]), coalesce(kind, ($2::text[])[1]), payload,
+    coalesce(content_type, ($4::text[])[1]), headers::jsonb,
+    coalesce(priority, ($6::smallint[])[1]), group_key, tag,
+    coalesce(max_attempts, ($9::smallint[])[1]),
+    coalesce(due_at, statement_timestamp() + coalesce(delay, ($10::interval[])[1]))
+from unnest(
+    $1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::smallint[], $7::text[],
+    $8::text[], $9::smallint[], $10::interval[], $11::timestamptz[]
+) with ordinality as new (
+    queue, kind, payload, content_type, headers, priority, group_key, tag, max_attempts, delay,
+    due_at, place
+)
+order by place
+returning id, case
+    when $13::boolean then (
+        select count(pg_notify($12::text, due.queue))
+        from (
+            select distinct coalesce(queue, ($1::text[])[1]) as queue
+            from unnest($1::text[], $10::interval[], $11::timestamptz[]) as new (queue, delay, due_at)
+            where coalesce(due_at, statement_timestamp() + coalesce(delay, ($10::interval[])[1]))
+                <= statement_timestamp()
+        ) as due
+    )
+end as announced

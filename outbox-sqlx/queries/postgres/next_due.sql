@@ -5,14 +5,24 @@
 -- $3 text[]      queues, once each
 --
 -- Returns one row: due_in bigint, microseconds until the first message without a lease is due, and
--- expires_in bigint, microseconds until the first lease ends; null where there is none, negative
--- where it is past.
+-- expires_in bigint, microseconds until the first lease ends; null where there is none, 0 where it
+-- is past, and 100 years where it is later than that.
 -- Locks: none.
 -- Index: the first entry of message_pending_idx for each queue and priority, and of
 -- message_lease_idx for each queue.
+--
+-- The bounds are for other programs, which may write times from which nothing can be subtracted:
+-- infinity, and the ends of the calendar.
 select
     (
-        select (extract(epoch from min(first.next_attempt_at) - clock_timestamp()) * 1000000)::bigint
+        select (
+            extract(epoch from min(
+                least(
+                    greatest(first.next_attempt_at, statement_timestamp()),
+                    statement_timestamp() + interval '100 years'
+                )
+            ) - statement_timestamp()) * 1000000
+        )::bigint
         from unnest($1::text[], $2::smallint[]) as level (queue, priority)
         cross join lateral (
             select m.next_attempt_at
@@ -23,7 +33,14 @@ select
         ) as first
     ) as due_in,
     (
-        select (extract(epoch from min(first.lease_expires_at) - clock_timestamp()) * 1000000)::bigint
+        select (
+            extract(epoch from min(
+                least(
+                    greatest(first.lease_expires_at, statement_timestamp()),
+                    statement_timestamp() + interval '100 years'
+                )
+            ) - statement_timestamp()) * 1000000
+        )::bigint
         from unnest($3::text[]) as served (queue)
         cross join lateral (
             select m.lease_expires_at

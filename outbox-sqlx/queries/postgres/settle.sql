@@ -61,14 +61,24 @@ buried as (
         message_id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
         attempts, max_attempts, deliveries, lease_losses, created_at, died_at, reason, last_error
     )
-    select id, queue, kind, payload, content_type, headers, priority, key, group_key, tag,
+    select
+        -- An id is taken only where ids began again, as after "truncate .. restart identity": then
+        -- both dead letters are kept, and this one takes an id past all of them.
+        case
+            when exists (select from {schema}.dead_letter as d where d.message_id = removed.id) then
+                (
+                    select greatest(max(d.message_id), (select max(id) from removed))
+                    from {schema}.dead_letter as d
+                ) + row_number() over ()
+            else id
+        end,
+        queue, kind, payload, content_type, headers, priority, key, group_key, tag,
         attempts, max_attempts, deliveries, lease_losses, created_at, clock_timestamp(), reason,
         error
     from removed
-    returning message_id
 )
 select id from deleted
 union all
 select id from returned
 union all
-select message_id from buried
+select id from removed

@@ -1,7 +1,8 @@
 //! A database per test, and a few words the tests share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::sync::Arc;
+pub(crate) mod proxy;
+
 use std::time::{Duration, Instant};
 
 use outbox_core::{
@@ -9,7 +10,7 @@ use outbox_core::{
     Storage, Verdict,
 };
 use outbox_sqlx::{PgOutbox, PgStorage};
-use outbox_testkit::postgres::{Server, TestDatabase};
+use outbox_testkit::postgres::{HeldLock, Server, TestDatabase};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
@@ -28,10 +29,6 @@ pub(crate) async fn database() -> Database {
 }
 
 impl Database {
-    pub(crate) fn name(&self) -> &str {
-        self.0.name()
-    }
-
     pub(crate) fn options(&self) -> PgConnectOptions {
         self.0.url().parse().expect("the fixture gives a URL")
     }
@@ -47,6 +44,28 @@ impl Database {
             .connect_with(self.options())
             .await
             .expect("Postgres answers")
+    }
+
+    /// A role of this test, which can log in with the password `role`.
+    pub(crate) async fn role(&self, options: &str) -> String {
+        let options = format!("login password 'role' {options}");
+        self.0.role(&options).await.expect("a role can be made")
+    }
+
+    /// The options of a connection as that role.
+    pub(crate) fn options_of(&self, role: &str) -> PgConnectOptions {
+        self.options().username(role).password("role")
+    }
+
+    /// A transaction of somebody else that holds what `sql` locks, until it is released.
+    pub(crate) async fn lock(&self, sql: &str) -> HeldLock {
+        self.0.lock_rows(sql).await.expect("the locks are free")
+    }
+
+    /// Somebody else's lock of one message.
+    pub(crate) async fn lock_message(&self, id: MessageId) -> HeldLock {
+        let sql = format!("select from outbox.message where id = {id} for update");
+        self.lock(&sql).await
     }
 
     /// A storage without the schema.
@@ -157,11 +176,41 @@ pub(crate) async fn until_waiting(connection: &mut PgConnection, count: i64) {
     }
 }
 
-pub(crate) fn lease(queue: &str) -> QueueLease {
-    QueueLease {
-        queue: Arc::from(queue),
-        lease_ttl: TTL,
+/// Makes each update and delete of a message go on and on until [`let_go`]: without a lock, which
+/// our connections wait for only so long.
+pub(crate) async fn hold_writes(connection: &mut PgConnection) {
+    execute(
+        connection,
+        "create table public.go ();
+         create function public.hold() returns trigger language plpgsql as $$
+         begin
+             while not exists (select from public.go) loop null; end loop;
+             return case when tg_op = 'DELETE' then old else new end;
+         end $$;
+         create trigger hold before update or delete on outbox.message
+             for each row execute function public.hold()",
+    )
+    .await;
+}
+
+/// Ends what [`hold_writes`] began.
+pub(crate) async fn let_go(connection: &mut PgConnection) {
+    execute(connection, "insert into public.go default values").await;
+}
+
+/// Returns when a statement of ours is running.
+pub(crate) async fn until_running(connection: &mut PgConnection) {
+    let begun = Instant::now();
+    let running = "select count(*) from pg_stat_activity where datname = current_database()
+        and application_name = 'outbox' and state = 'active'";
+    while number(connection, running).await == 0 {
+        assert!(begun.elapsed() < LIMIT, "no statement of ours is running");
+        tokio::task::yield_now().await;
     }
+}
+
+pub(crate) fn lease(queue: &str) -> QueueLease {
+    QueueLease::new(queue, TTL)
 }
 
 pub(crate) fn pending(queue: &str, limit: usize) -> ClaimRequest {
@@ -185,11 +234,7 @@ pub(crate) fn settle_all(claim: &Claim, verdict: &Verdict) -> Vec<Settlement> {
     claim
         .messages
         .iter()
-        .map(|message| Settlement {
-            id: message.id,
-            token: message.token,
-            verdict: verdict.clone(),
-        })
+        .map(|message| Settlement::new(message.held(), verdict.clone()))
         .collect()
 }
 
@@ -209,6 +254,24 @@ pub(crate) async fn expire(connection: &mut PgConnection) {
          where acquired_token is not null",
     )
     .await;
+}
+
+/// Settles, asking again for what is busy, and returns the survivors by id.
+pub(crate) async fn settle_to_the_end(
+    storage: &PgStorage,
+    mut settlements: Vec<Settlement>,
+) -> Vec<MessageId> {
+    let begun = Instant::now();
+    let mut written = Vec::new();
+    while !settlements.is_empty() {
+        assert!(begun.elapsed() < LIMIT, "{settlements:?} stay busy");
+        let settled = storage.settle(&settlements).await;
+        let settled = settled.expect("the settle answers");
+        written.extend(settled.written);
+        settlements.retain(|settlement| settled.busy.contains(&settlement.id));
+    }
+    written.sort();
+    written
 }
 
 pub(crate) async fn claim(storage: &PgStorage, request: &ClaimRequest) -> Claim {

@@ -4,8 +4,8 @@ use outbox_core::{DeadReason, Verdict};
 
 use super::Subject;
 use super::steps::{
-    claim_expired, claim_pending, dead, enqueue, enqueue_many, is_gone, message, one_held, settle,
-    settle_all, settlement,
+    assert_same_letter, claim_expired, claim_pending, dead, enqueue, enqueue_many, full_one_held,
+    is_gone, message, one_held, settle, settle_all, settlement,
 };
 
 /// DEAD-01: a dead letter keeps the payload byte for byte, the reason and the error.
@@ -76,4 +76,12 @@ pub async fn dead_letters_do_not_disturb_their_neighbours(subject: &dyn Subject)
     assert_eq!(told, expected);
     assert!(is_gone(subject, held[1].id).await);
     assert_eq!(claim_pending(subject, 10).await.remove(0).payload, [3]);
+}
+
+/// DEAD-05: a dead letter says what message it was.
+pub async fn a_dead_letter_says_what_it_was(subject: &dyn Subject) {
+    let rejected = full_one_held(subject).await;
+    assert!(settle(subject, &rejected, dead(DeadReason::Rejected, "no")).await);
+    let letter = subject.dead_letters().await.pop();
+    assert_same_letter(&letter.expect("it is a dead letter"), &rejected);
 }

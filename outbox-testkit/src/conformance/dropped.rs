@@ -4,10 +4,6 @@
 //! A storage on a network cannot take back what it has sent: a dropped call may take effect after
 //! the drop. The properties allow that, as the worker must.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
-
 use outbox_core::{Claimed, MessageId, Renewal, Source, Verdict};
 
 use super::Subject;
@@ -15,6 +11,7 @@ use super::steps::{
     HOUR, LEASE_TTL, QUEUE, claim, claim_expired, claim_pending, enqueue_many, ids, message, renew,
     request, retry, settle_all, settlement, sorted, state,
 };
+use crate::drop_after;
 
 const POLLS: std::ops::Range<usize> = 0..8;
 /// How often a property looks again for the effect of a dropped call.
@@ -26,7 +23,7 @@ pub async fn a_dropped_enqueue_writes_all_or_nothing(subject: &dyn Subject) {
     for polls in POLLS {
         let storage = subject.storage();
         let marked = |n: u8| message([n, polls as u8]);
-        poll_then_drop(storage.enqueue((0..3).map(marked).collect()), polls).await;
+        drop_after(polls, storage.enqueue((0..3).map(marked).collect())).await;
         for found in drain(subject, None).await {
             written[usize::from(found.payload[1])] += 1;
         }
@@ -44,7 +41,7 @@ pub async fn a_dropped_claim_loses_nothing(subject: &dyn Subject) {
     for polls in POLLS {
         let written = enqueue_many(subject, 4).await;
         let request = request(&[QUEUE], 3, Source::Pending);
-        poll_then_drop(subject.storage().claim(&request), polls).await;
+        drop_after(polls, subject.storage().claim(&request)).await;
         let resumed = claim(subject, &request.resumed()).await.messages;
         assert!(!resumed.is_empty(), "after {polls} polls");
         let mut done = finish(subject, &resumed).await;
@@ -62,7 +59,7 @@ pub async fn a_dropped_takeover_loses_nothing(subject: &dyn Subject) {
         assert_eq!(claim_pending(subject, 4).await.len(), 4);
         subject.expire_leases().await;
         let request = request(&[QUEUE], 3, Source::Expired);
-        poll_then_drop(subject.storage().claim(&request), polls).await;
+        drop_after(polls, subject.storage().claim(&request)).await;
         let done = ids(&drain(subject, Some(4)).await);
         assert_eq!(sorted(done), written, "after {polls} polls");
     }
@@ -79,7 +76,7 @@ pub async fn a_dropped_settle_writes_all_or_nothing(subject: &dyn Subject) {
             settlement(&held[1], Verdict::Discard),
             settlement(&held[2], retry(HOUR)),
         ];
-        poll_then_drop(subject.storage().settle(&settlements), polls).await;
+        drop_after(polls, subject.storage().settle(&settlements)).await;
         let now = settle_all(subject, &settlements).await;
         assert!(
             now.is_empty() || now == ids(&held),
@@ -102,12 +99,9 @@ pub async fn a_dropped_renew_leaves_the_lease(subject: &dyn Subject) {
         let held = claim_pending(subject, 2).await;
         let renewals: Vec<_> = held
             .iter()
-            .map(|claimed| Renewal {
-                held: claimed.held(),
-                lease_ttl: LEASE_TTL * 2,
-            })
+            .map(|claimed| Renewal::new(claimed.held(), LEASE_TTL * 2))
             .collect();
-        poll_then_drop(subject.storage().renew(&renewals), polls).await;
+        drop_after(polls, subject.storage().renew(&renewals)).await;
         // The dropped call may be at work on these messages, which a renew may pass over.
         let (_, lost) = renew(subject, &[&held[0], &held[1]], LEASE_TTL * 3).await;
         assert!(lost.is_empty(), "after {polls} polls: {lost:?}");
@@ -126,7 +120,7 @@ pub async fn a_dropped_exchange_loses_nothing(subject: &dyn Subject) {
             .collect();
         let request = request(&[QUEUE], 2, Source::Pending);
         let storage = subject.storage();
-        poll_then_drop(storage.exchange(&settlements, &request), polls).await;
+        drop_after(polls, storage.exchange(&settlements, &request)).await;
         let now = settle_all(subject, &settlements).await;
         assert!(
             now.is_empty() || now == ids(&held),
@@ -137,24 +131,6 @@ pub async fn a_dropped_exchange_loses_nothing(subject: &dyn Subject) {
         done.extend(ids(&drain(subject, Some(3 - done.len())).await));
         assert_eq!(sorted(done), written[2..], "after {polls} polls");
     }
-}
-
-/// Polls a future up to `polls` times, whenever it asks to be polled, and drops it.
-async fn poll_then_drop<F: Future>(future: F, polls: usize) {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(());
-        }
-        left -= 1;
-        match future.as_mut().poll(context) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending if left == 0 => Poll::Ready(()),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
 }
 
 /// Marks held messages as done; each must still be held.

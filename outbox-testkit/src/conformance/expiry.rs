@@ -2,24 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use futures_util::future::join_all;
-use outbox_core::{Source, Verdict};
+use outbox_core::{ClaimRequest, DeadReason, QueueLease, Source, Verdict};
 
 use super::Subject;
 use super::steps::{
-    LEASE_TTL, QUEUE, assert_about, claim, claim_expired, claim_one, claim_pending, enqueue,
-    enqueue_many, ids, message, one_held, reclaim_one, renew, request, retry, settle, sorted,
-    state, with,
+    HOUR, LEASE_TTL, QUEUE, assert_about, assert_same_letter, assert_same_message, claim,
+    claim_expired, claim_one, claim_pending, claim_side_by_side, enqueue, enqueue_many, full,
+    full_one_held, ids, message, message_to, one_held, reclaim_one, renew, request, retry, settle,
+    sorted, state, with,
 };
 
-/// EXPIRE-01: an expired lease is taken over under a new token; a loss and a delivery are
-/// counted, an attempt is not.
+/// EXPIRE-01: an expired lease is taken over under a new token, and the message comes whole; a
+/// loss and a delivery are counted, an attempt is not.
 pub async fn an_expired_lease_is_taken_over(subject: &dyn Subject) {
-    let lost = one_held(subject).await;
+    let lost = full_one_held(subject).await;
     let claimed = reclaim_one(subject).await;
-    assert_eq!(claimed.id, lost.id);
     assert_ne!(claimed.token, lost.token);
-    assert_eq!(claimed.payload, lost.payload);
+    assert_same_message(&claimed, &lost);
     assert_eq!(
         (claimed.attempt, claimed.deliveries, claimed.lease_losses),
         (1, 2, 1)
@@ -110,15 +109,20 @@ pub async fn the_third_loss_in_a_row_is_a_crash(subject: &dyn Subject) {
     assert_eq!(letter.payload, b"one");
 }
 
-/// EXPIRE-07: a lease that expires on the last attempt makes a dead letter `lease_expired`.
+/// EXPIRE-07: a lease that expires on the last attempt makes a dead letter `lease_expired`, which
+/// says what message it was, and keeps the error of the last attempt that failed.
 pub async fn a_loss_on_the_last_attempt_is_a_dead_letter(subject: &dyn Subject) {
-    let twice = with(message(*b"x"), |new| new.max_attempts = 2);
+    let twice = with(full(), |new| new.max_attempts = 2);
     let id = enqueue(subject, vec![twice]).await[0];
     let first = claim_one(subject).await;
     assert!(settle(subject, &first, retry(std::time::Duration::ZERO)).await);
-    assert_eq!(claim_one(subject).await.attempt, 2);
+    let last = claim_one(subject).await;
+    assert_eq!(last.attempt, 2);
     assert_eq!(expire_to_death(subject).await, (id, "lease_expired"));
-    assert_eq!(subject.dead_letters().await[0].payload, b"x");
+    let letter = &subject.dead_letters().await[0];
+    assert_same_letter(letter, &last);
+    assert_eq!(letter.payload, b"full");
+    assert_eq!(letter.error.as_deref(), Some("refused"));
 }
 
 /// EXPIRE-08: losses count in a row: a retry or a snooze starts them anew, a release does not.
@@ -145,19 +149,21 @@ pub async fn concurrent_takeovers_never_share_a_message(subject: &dyn Subject) {
     subject.expire_leases().await;
     let mut delivered = Vec::new();
     loop {
-        let claims = join_all((0..4).map(|_| claim_expired(subject, 3))).await;
+        let claims = claim_side_by_side(subject, 4, 3, Source::Expired).await;
         let before = delivered.len();
         delivered.extend(claims.iter().flat_map(|claim| ids(&claim.messages)));
         if delivered.len() == before {
             break;
         }
+        assert!(delivered.len() <= 40, "some were delivered twice");
     }
     assert_eq!(delivered.len(), 40, "each exactly once");
     let delivered: BTreeSet<_> = delivered.into_iter().collect();
     assert_eq!(delivered, written.into_iter().collect());
 }
 
-/// EXPIRE-10: dead letters of a claim do not hold up the messages that can run again.
+/// EXPIRE-10: dead letters of a claim do not hold up the messages that can run again, and an answer
+/// of dead letters alone says when to come back.
 pub async fn messages_that_die_do_not_hold_up_the_others(subject: &dyn Subject) {
     let once = |n: u8| with(message([n]), |new| new.max_attempts = 1);
     let mut messages: Vec<_> = (0..5).map(once).collect();
@@ -174,6 +180,84 @@ pub async fn messages_that_die_do_not_hold_up_the_others(subject: &dyn Subject) 
     assert_eq!((lives.len(), dead), (1, 5));
     assert_eq!(lives[0].payload, b"lives");
     assert_eq!(subject.dead_letters().await.len(), 5);
+
+    assert!(settle(subject, &lives[0], Verdict::Done).await);
+    enqueue(subject, vec![once(5)]).await;
+    claim_one(subject).await;
+    subject.expire_leases().await;
+    enqueue(subject, vec![message_to("orders", *b"x")]).await;
+    let running = claim(subject, &request(&["orders"], 1, Source::Pending)).await;
+    assert_eq!(running.messages.len(), 1);
+    let answer = claim(subject, &request(&[QUEUE, "orders"], 2, Source::Expired)).await;
+    assert_eq!((answer.messages.len(), answer.dead.len()), (0, 1));
+    assert_about(answer.next_expiry, LEASE_TTL);
+}
+
+/// EXPIRE-11: a lost attempt is the last one only if both the message and the queue of the request
+/// allow no more; a queue that names no number leaves it to the message. Each queue has its own.
+pub async fn a_queue_may_allow_more_attempts_than_the_message(subject: &dyn Subject) {
+    let once = |queue| with(message_to(queue, *b"x"), |new| new.max_attempts = 1);
+    let twice = with(message_to("twice", *b"x"), |new| new.max_attempts = 2);
+    let messages = vec![once("more"), once("none"), once("same"), twice];
+    let written = enqueue(subject, messages).await;
+    let allowed = [
+        ("none", None),
+        ("more", Some(2)),
+        ("same", Some(1)),
+        ("twice", Some(1)),
+    ];
+    let queues = allowed.map(|(queue, max_attempts)| {
+        let mut lease = QueueLease::new(queue, LEASE_TTL);
+        lease.max_attempts = max_attempts;
+        lease
+    });
+    let claim_all = async |source| {
+        let request = ClaimRequest::new(queues.to_vec(), 10, source);
+        claim(subject, &request).await
+    };
+    assert_eq!(claim_all(Source::Pending).await.messages.len(), 4);
+    subject.expire_leases().await;
+    let answer = claim_all(Source::Expired).await;
+    assert_eq!(
+        sorted(ids(&answer.messages)),
+        sorted(vec![written[0], written[3]]),
+        "the queue allows one more, or the message does"
+    );
+    let dead = answer.dead.iter().map(|dead| dead.id).collect();
+    assert_eq!(sorted(dead), sorted(vec![written[1], written[2]]));
+    for dead in &answer.dead {
+        assert_eq!(dead.reason, DeadReason::LeaseExpired);
+    }
+}
+
+/// EXPIRE-12: what is taken over is leased for the time of its own queue.
+pub async fn each_queue_takes_over_for_its_own_time(subject: &dyn Subject) {
+    let messages = ["a", "b"].map(|queue| message_to(queue, *b"x")).to_vec();
+    let written = enqueue(subject, messages).await;
+    let claimed = claim(subject, &request(&["a", "b"], 10, Source::Pending)).await;
+    assert_eq!(claimed.messages.len(), 2);
+    subject.expire_leases().await;
+    let queues = vec![QueueLease::new("a", HOUR), QueueLease::new("b", HOUR * 5)];
+    let taken = claim(subject, &ClaimRequest::new(queues, 10, Source::Expired)).await;
+    assert_eq!(taken.messages.len(), 2);
+    assert_about(state(subject, written[0]).await.lease_left, HOUR);
+    assert_about(state(subject, written[1]).await.lease_left, HOUR * 5);
+}
+
+/// EXPIRE-13: the limit of a claim of expired leases counts over all queues; what is beyond it is
+/// left for the next.
+pub async fn the_limit_of_a_takeover_counts_over_all_queues(subject: &dyn Subject) {
+    let of = |queue| (0..3_u8).map(move |n| message_to(queue, [n]));
+    let written = enqueue(subject, of("a").chain(of("b")).collect()).await;
+    let claimed = claim(subject, &request(&["a", "b"], 10, Source::Pending)).await;
+    assert_eq!(claimed.messages.len(), 6);
+    subject.expire_leases().await;
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        let answer = claim(subject, &request(&["a", "b"], 4, Source::Expired)).await;
+        taken.extend(ids(&answer.messages));
+    }
+    assert_eq!(sorted(taken), written, "each exactly once");
 }
 
 /// Ends the lease of the only message and claims; it must become a dead letter, which it tells.

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use outbox_core::{DeadReason, Due, Source, Verdict};
+use outbox_core::{
+    DeadReason, Draft, Due, MAX_DELAY, MAX_HEADER_BYTES, MAX_NAME_BYTES, Source, Verdict,
+};
 
 use super::Subject;
 use super::steps::{
-    HOUR, QUEUE, assert_about, claim, claim_one, claim_pending, dead, enqueue, enqueue_many, ids,
-    message, message_to, only, request, settle, state, try_enqueue, with,
+    HOUR, QUEUE, assert_about, claim, claim_expired, claim_one, claim_pending, dead, enqueue,
+    enqueue_many, ids, message, message_to, only, request, settle, state, try_enqueue, with,
 };
 
 /// INSERT-01: ids are positive and grow in the order of the messages given, within a call and
@@ -38,9 +40,10 @@ pub async fn payloads_come_back_byte_for_byte(subject: &dyn Subject) {
     }
 }
 
-/// INSERT-03: all other fields of a message come back as they were given.
+/// INSERT-03: all other fields of a message come back as they were given, be they as long as a
+/// producer lets them be.
 pub async fn every_field_comes_back(subject: &dyn Subject) {
-    let new = with(message(*b"x"), |new| {
+    let usual = with(message(*b"x"), |new| {
         new.kind = "order.placed".into();
         new.content_type = "application/x-thing; v=1".into();
         new.headers.0.insert("empty".into(), String::new());
@@ -52,16 +55,31 @@ pub async fn every_field_comes_back(subject: &dyn Subject) {
         new.tag = Some("tenant".into());
         new.max_attempts = 32_767;
     });
-    enqueue(subject, vec![new.clone()]).await;
-    let claimed = claim_one(subject).await;
-    assert_eq!(&*claimed.queue, QUEUE);
-    assert_eq!(&*claimed.kind, "order.placed");
-    assert_eq!(&*claimed.content_type, "application/x-thing; v=1");
-    assert_eq!(claimed.headers, new.headers);
-    assert_eq!(claimed.key.as_deref(), Some("o-1"));
-    assert_eq!(claimed.group.as_deref(), Some("customer-7"));
-    assert_eq!(claimed.tag.as_deref(), Some("tenant"));
-    assert_eq!(claimed.max_attempts, 32_767);
+    let name = |letter: &str| letter.repeat(MAX_NAME_BYTES);
+    let longest = with(message(*b"x"), |new| {
+        new.queue = name("q").into();
+        new.kind = name("k").into();
+        new.content_type = name("c").into();
+        let value = "v".repeat(MAX_HEADER_BYTES - MAX_NAME_BYTES);
+        new.headers.0.insert(name("h"), value);
+        new.key = Some(name("i"));
+        new.group = Some(name("g"));
+        new.tag = Some(name("t"));
+        new.max_attempts = 1;
+    });
+    for new in [usual, longest] {
+        enqueue(subject, vec![new.clone()]).await;
+        let claimed = claim(subject, &request(&[&new.queue], 10, Source::Pending)).await;
+        let claimed = only(claimed.messages);
+        assert_eq!(*claimed.queue, *new.queue);
+        assert_eq!(*claimed.kind, *new.kind);
+        assert_eq!(*claimed.content_type, *new.content_type);
+        assert_eq!(claimed.headers, new.headers);
+        assert_eq!(claimed.key, new.key);
+        assert_eq!(claimed.group, new.group);
+        assert_eq!(claimed.tag, new.tag);
+        assert_eq!(claimed.max_attempts, new.max_attempts);
+    }
 }
 
 /// INSERT-04: a message without key, group, tag and headers comes back without them, and a fresh
@@ -99,10 +117,16 @@ pub async fn a_key_is_unique_while_its_message_waits(subject: &dyn Subject) {
 }
 
 /// INSERT-06: a key stays taken while its message is held, even under an expired lease, and while
-/// it waits for a retry; it is free after the message is done or a dead letter.
+/// it waits for a retry; it is free after the message is done, discarded or a dead letter, be that
+/// by its outcome or by the loss of its lease.
 pub async fn a_key_is_free_when_its_message_has_ended(subject: &dyn Subject) {
     let keyed = || vec![with(message(*b"x"), |new| new.key = Some("k".into()))];
-    for end in [Verdict::Done, dead(DeadReason::Rejected, "no")] {
+    let ends = [
+        Verdict::Done,
+        Verdict::Discard,
+        dead(DeadReason::Rejected, "no"),
+    ];
+    for end in ends {
         assert!(try_enqueue(subject, keyed()).await[0].is_some());
         let held = claim_one(subject).await;
         assert_eq!(try_enqueue(subject, keyed()).await, [None]);
@@ -114,6 +138,12 @@ pub async fn a_key_is_free_when_its_message_has_ended(subject: &dyn Subject) {
         let held = claim_one(subject).await;
         assert!(settle(subject, &held, end).await);
     }
+    let mut once = keyed();
+    once[0].max_attempts = 1;
+    assert!(try_enqueue(subject, once).await[0].is_some());
+    claim_one(subject).await;
+    subject.expire_leases().await;
+    assert_eq!(claim_expired(subject, 10).await.dead.len(), 1);
     assert!(try_enqueue(subject, keyed()).await[0].is_some());
 }
 
@@ -139,8 +169,8 @@ pub async fn an_empty_enqueue_is_nothing(subject: &dyn Subject) {
     assert!(claim_pending(subject, 10).await.is_empty());
 }
 
-/// INSERT-10: a delay counts by the storage's clock from the insert; an instant in the past is
-/// due at once.
+/// INSERT-10: a delay counts by the storage's clock from the insert, be it the longest; an instant
+/// in the past is due at once, and one in the future when it comes.
 pub async fn due_times_are_kept(subject: &dyn Subject) {
     let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let written = enqueue(
@@ -152,9 +182,17 @@ pub async fn due_times_are_kept(subject: &dyn Subject) {
     )
     .await;
     assert_about(Some(state(subject, written[0]).await.due_in), HOUR);
-    assert_eq!(claim_one(subject).await.payload, b"past");
+    let claimed = claim_one(subject).await;
+    assert_eq!(claimed.payload, b"past");
     subject.make_due().await;
     assert_eq!(claim_one(subject).await.payload, b"delayed");
+
+    let instant = claimed.created_at + HOUR * 2;
+    let future = with(message(*b"future"), |new| new.due = Due::At(instant));
+    let longest = with(message(*b"longest"), |new| new.due = Due::After(MAX_DELAY));
+    let written = enqueue(subject, vec![future, longest]).await;
+    assert_about(Some(state(subject, written[0]).await.due_in), HOUR * 2);
+    assert_about(Some(state(subject, written[1]).await.due_in), MAX_DELAY);
 }
 
 /// INSERT-11: queues whose names differ only in case, in trailing blanks or by a wildcard are
@@ -170,4 +208,29 @@ pub async fn queue_names_are_compared_exactly(subject: &dyn Subject) {
         assert_eq!(claimed.payload, name.as_bytes());
         assert_eq!(&*claimed.queue, name);
     }
+}
+
+/// INSERT-12: a message that was enqueued in the caller's transaction exists if it commits, and
+/// leaves nothing behind, not even its key, if it is rolled back.
+pub async fn a_message_exists_only_if_its_transaction_commits(subject: &dyn Subject) {
+    let draft = |payload: &'static [u8]| Draft::bytes(QUEUE, "welcome", payload).key("k");
+    let unkeyed = || Draft::bytes(QUEUE, "welcome", *b"unkeyed");
+    let lost = vec![draft(b"rolled back"), unkeyed()];
+    subject.enqueue_in_transaction(lost, false).await;
+    assert!(claim_pending(subject, 10).await.is_empty());
+    let kept = vec![draft(b"committed"), unkeyed()];
+    subject.enqueue_in_transaction(kept, true).await;
+    let claimed = claim_pending(subject, 10).await;
+    let payloads: Vec<_> = claimed.iter().map(|claimed| &*claimed.payload).collect();
+    assert_eq!(payloads, [&b"committed"[..], b"unkeyed"]);
+}
+
+/// INSERT-13: keys that differ only in case, in trailing blanks or by a wildcard are different keys.
+pub async fn keys_are_compared_exactly(subject: &dyn Subject) {
+    let keyed = |key: &str| with(message(*b"x"), |new| new.key = Some(key.into()));
+    let keys = ["key", "KEY", "key ", "ke%", "ke_", "'; --"];
+    enqueue(subject, keys.map(keyed).to_vec()).await;
+    let claimed = claim_pending(subject, 10).await;
+    let kept: Vec<_> = claimed.iter().map(|one| one.key.as_deref()).collect();
+    assert_eq!(kept, keys.map(Some));
 }

@@ -2,18 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use outbox_core::{Due, Verdict};
+use outbox_core::{Due, MAX_DELAY, MAX_ERROR_BYTES, Source, Verdict};
 
 use super::Subject;
 use super::steps::{
-    HOUR, assert_about, claim_one, claim_pending, enqueue, enqueue_many, is_gone, message,
-    one_held, reclaim_one, retry, settle, settle_all, settlement, state, with,
+    HOUR, assert_about, assert_same_message, claim_one, claim_pending, enqueue, enqueue_many,
+    every_verdict, full_one_held, ids, is_gone, message, message_to, one_held, reclaim_one,
+    request, retry, settle, settle_all, settlement, sorted, state, with,
 };
 
-/// RETRY-01: a retry waits by the storage's clock from the settle, keeps the attempt charged and
-/// the error, and ends the lease.
+/// RETRY-01: a retry waits by the storage's clock from the settle, for 100 years if need be, keeps
+/// the attempt charged, the error and the whole message, and ends the lease.
 pub async fn a_retry_waits_and_keeps_the_attempt(subject: &dyn Subject) {
-    let held = one_held(subject).await;
+    let held = full_one_held(subject).await;
     assert!(settle(subject, &held, retry(HOUR * 3)).await);
     let stored = state(subject, held.id).await;
     assert!(!stored.is_held());
@@ -25,8 +26,10 @@ pub async fn a_retry_waits_and_keeps_the_attempt(subject: &dyn Subject) {
     subject.make_due().await;
     let again = claim_one(subject).await;
     assert_eq!((again.attempt, again.deliveries), (2, 2));
-    assert_eq!(again.payload, held.payload);
+    assert_same_message(&again, &held);
     assert_ne!(again.token, held.token);
+    assert!(settle(subject, &again, retry(MAX_DELAY)).await);
+    assert_about(Some(state(subject, held.id).await.due_in), MAX_DELAY);
 }
 
 /// RETRY-02: a retry without delay is available at once.
@@ -39,7 +42,8 @@ pub async fn a_retry_without_delay_is_available_at_once(subject: &dyn Subject) {
     }
 }
 
-/// RETRY-03: a snooze waits by the storage's clock and refunds the attempt, not the delivery.
+/// RETRY-03: a snooze waits by the storage's clock, for 100 years if need be, and refunds the
+/// attempt, not the delivery.
 pub async fn a_snooze_waits_and_refunds_the_attempt(subject: &dyn Subject) {
     let held = one_held(subject).await;
     assert!(settle(subject, &held, Verdict::Snooze { after: HOUR * 2 }).await);
@@ -51,6 +55,8 @@ pub async fn a_snooze_waits_and_refunds_the_attempt(subject: &dyn Subject) {
     subject.make_due().await;
     let again = claim_one(subject).await;
     assert_eq!((again.attempt, again.deliveries), (1, 2));
+    assert!(settle(subject, &again, Verdict::Snooze { after: MAX_DELAY }).await);
+    assert_about(Some(state(subject, held.id).await.due_in), MAX_DELAY);
 }
 
 /// RETRY-04: a release refunds the attempt and makes the message available at once, in its old
@@ -132,15 +138,77 @@ pub async fn one_call_writes_different_outcomes(subject: &dyn Subject) {
     }
 }
 
-/// RETRY-08: error texts come back as they were given, whatever characters they hold.
+/// RETRY-08: error texts come back as they were given, whatever characters they hold, and as long as
+/// a worker sends them.
 pub async fn error_texts_are_kept(subject: &dyn Subject) {
-    let held = one_held(subject).await;
     let text = "Zeile 1\nline 2: 'quoted' \"twice\" {a,b} \\ \u{1f980} NULL";
+    for text in [text.to_owned(), "\u{fc}".repeat(MAX_ERROR_BYTES / 2)] {
+        let held = one_held(subject).await;
+        let verdict = Verdict::Retry {
+            after: HOUR,
+            error: text.clone(),
+        };
+        assert!(settle(subject, &held, verdict).await);
+        let stored = state(subject, held.id).await;
+        assert_eq!(stored.last_error, Some(text));
+    }
+}
+
+/// RETRY-09: a snooze, a release and a lost lease leave the error of the last failed attempt.
+pub async fn an_error_stays_until_the_next_one(subject: &dyn Subject) {
+    let held = one_held(subject).await;
+    assert!(settle(subject, &held, retry(Duration::ZERO)).await);
+    let zero = Duration::ZERO;
+    for verdict in [Verdict::Snooze { after: zero }, Verdict::Release] {
+        let held = claim_one(subject).await;
+        assert!(settle(subject, &held, verdict.clone()).await);
+        let stored = state(subject, held.id).await;
+        assert_eq!(stored.last_error.as_deref(), Some("refused"), "{verdict:?}");
+    }
+    claim_one(subject).await;
+    let held = reclaim_one(subject).await;
+    let stored = state(subject, held.id).await;
+    assert_eq!(stored.last_error.as_deref(), Some("refused"));
     let verdict = Verdict::Retry {
-        after: Duration::ZERO,
-        error: text.to_owned(),
+        after: zero,
+        error: "refused again".to_owned(),
     };
     assert!(settle(subject, &held, verdict).await);
     let stored = state(subject, held.id).await;
-    assert_eq!(stored.last_error.as_deref(), Some(text));
+    assert_eq!(stored.last_error.as_deref(), Some("refused again"));
+}
+
+/// RETRY-10: an exchange writes each outcome as a settle does.
+pub async fn an_exchange_writes_every_outcome(subject: &dyn Subject) {
+    enqueue_many(subject, 6).await;
+    let held = claim_pending(subject, 6).await;
+    let outcomes = held.iter().zip(every_verdict());
+    let settlements: Vec<_> = outcomes
+        .map(|(one, verdict)| settlement(one, verdict))
+        .collect();
+    enqueue(subject, vec![message_to("orders", *b"x")]).await;
+    let request = request(&["orders"], 10, Source::Pending);
+    let answer = subject.storage().exchange(&settlements, &request).await;
+    assert_eq!(answer.claim.expect("the exchange claims").messages.len(), 1);
+    let written = answer.settled.expect("the exchange settles").written;
+    assert_eq!(sorted(written), ids(&held));
+    let [done, discarded, retried, snoozed, released, dead] = &ids(&held)[..] else {
+        panic!("there are six outcomes");
+    };
+    for id in [done, discarded, dead] {
+        assert!(is_gone(subject, *id).await, "message {id}");
+    }
+    for (id, due_in, attempts, error) in [
+        (retried, HOUR, 1, Some("refused")),
+        (snoozed, HOUR, 0, None),
+        (released, Duration::ZERO, 0, None),
+    ] {
+        let stored = state(subject, *id).await;
+        assert_about(Some(stored.due_in), due_in);
+        assert_eq!((stored.attempts, stored.is_held()), (attempts, false));
+        assert_eq!(stored.last_error.as_deref(), error, "message {id}");
+    }
+    let letters = subject.dead_letters().await;
+    let letter = letters.iter().find(|letter| letter.id == *dead);
+    assert_eq!(letter.map(|letter| &*letter.reason), Some("rejected"));
 }

@@ -1,17 +1,20 @@
-//! The one connection that creates and drops databases, on a thread and runtime of its own.
+//! The one connection that creates and drops databases and roles, on a thread of its own.
 //!
 //! A thread, because destructors cannot await, and because the tests that share a server each
 //! have a runtime that ends before the server does.
 
 use std::fmt;
+use std::io;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use futures_channel::{mpsc as channel, oneshot};
+use futures_util::stream::StreamExt;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
-use tokio::sync::{mpsc as channel, oneshot};
 
+use super::driver::{driver, within};
 use super::error::{FixtureError, FixtureErrorKind};
 use super::url::ServerUrl;
 
@@ -29,8 +32,10 @@ pub(super) enum Request {
     },
     /// End the sessions of a database and allow no others, so that it can be copied.
     Seal { name: String },
-    /// Drop a database with all its sessions, if it exists.
-    Drop { name: String },
+    /// Create a role of a database's test. The options are the test's own SQL.
+    CreateRole { name: String, options: String },
+    /// Drop a database with all its sessions, and then the roles of its test, if they exist.
+    Drop { name: String, roles: Vec<String> },
     /// End the sessions of a database whose application name is like this; counts them.
     Terminate { database: String, like: String },
 }
@@ -47,7 +52,7 @@ pub(super) struct Admin {
 impl Admin {
     /// Connects, and checks that the server can be used.
     pub(super) fn start(url: &ServerUrl, run: u64) -> Result<Self, FixtureError> {
-        let (requests, mut inbox) = channel::unbounded_channel::<(Request, Reply)>();
+        let (requests, mut inbox) = channel::unbounded::<(Request, Reply)>();
         let mut session = Session {
             options: url.options().application_name("outbox-testkit admin"),
             place: url.place(),
@@ -62,16 +67,13 @@ impl Admin {
             )
             .with_source(error)
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(unstarted)?;
+        let drive = driver().map_err(unstarted)?;
         let serve = move || {
-            runtime.block_on(async {
-                while let Some((request, reply)) = inbox.recv().await {
+            drive(Box::pin(async move {
+                while let Some((request, reply)) = inbox.next().await {
                     reply(session.answer(request).await);
                 }
-            });
+            }));
         };
         let thread = thread::Builder::new()
             .name("outbox-testkit".to_owned())
@@ -102,7 +104,7 @@ impl Admin {
     fn send(&self, request: Request, reply: Reply) {
         if let Some(requests) = &self.requests {
             // A failed send drops the reply, which the asker sees.
-            let _ = requests.send((request, reply));
+            let _ = requests.unbounded_send((request, reply));
         }
     }
 }
@@ -136,9 +138,18 @@ impl Session {
                 self.run("alter database", sql).await?;
                 self.terminate(&name, "%").await
             }
-            Request::Drop { name } => {
+            Request::CreateRole { name, options } => {
+                let sql = format!("create role {name} {options}");
+                self.run("create role", sql).await
+            }
+            Request::Drop { name, roles } => {
                 let sql = format!("drop database if exists {name} with (force)");
-                self.run("drop database", sql).await
+                self.run("drop database", sql).await?;
+                for role in roles {
+                    let sql = format!("drop role if exists {role}");
+                    self.run("drop role", sql).await?;
+                }
+                Ok(0)
             }
             Request::Terminate { database, like } => self.terminate(&database, &like).await,
         }
@@ -152,10 +163,10 @@ impl Session {
         };
         if !alive {
             let connecting = PgConnection::connect_with(&self.options);
-            let mut connection = match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-                Ok(Ok(connection)) => connection,
-                Ok(Err(error)) => return Err(self.unreachable(error)),
-                Err(elapsed) => return Err(self.unreachable(elapsed)),
+            let mut connection = match within(CONNECT_LIMIT, connecting).await {
+                Some(Ok(connection)) => connection,
+                Some(Err(error)) => return Err(self.unreachable(error)),
+                None => return Err(self.unreachable(io::Error::from(io::ErrorKind::TimedOut))),
             };
             // Held as long as this process lives; without it our databases count as left behind.
             sqlx::query("select pg_advisory_lock($1)")
@@ -194,28 +205,36 @@ impl Session {
         ))
     }
 
-    /// Drops the databases of test runs that have ended. Whether one has is asked of the server:
-    /// a process id would say nothing of a run on another machine or in another container.
+    /// Drops the databases and roles of test runs that have ended. Whether one has is asked of the
+    /// server: a process id would say nothing of a run on another machine or in another container.
     async fn sweep(&mut self) -> Answer {
         let sql = r"
-            select datname::text from pg_database as d
-            where datname ~ '^outbox_test_[0-9a-f]{16}_'
+            select 'drop ' || what || ' if exists ' || name
+            from (
+                select 'database' as what, datname::text as name
+                from pg_database as d
+                where not exists (select from pg_stat_activity as a where a.datid = d.oid)
+                union all
+                select 'role', rolname::text
+                from pg_roles
+            ) as ours
+            where name ~ '^outbox_test_[0-9a-f]{16}_[0-9a-z_]+$'
               and not exists (
                   select from pg_locks
                   where locktype = 'advisory' and granted and objsubid = 1
                     and lpad(to_hex(classid::bigint), 8, '0') || lpad(to_hex(objid::bigint), 8, '0')
-                        = substr(d.datname::text, 13, 16))
-              and not exists (select from pg_stat_activity as a where a.datid = d.oid)";
+                        = substr(name, 13, 16))
+            -- A role can be dropped once the databases are gone in which it owns something.
+            order by what";
         let connection = self.connection().await?;
         let left: Vec<String> = sqlx::query_scalar(sql)
             .fetch_all(connection)
             .await
-            .map_err(|error| FixtureError::database("listing databases", error))?;
+            .map_err(|error| FixtureError::database("listing what is left behind", error))?;
         let mut swept = 0;
-        for name in left {
+        for sql in left {
             // Another run may sweep at the same time, and another role may own it.
-            let sql = format!("drop database if exists {name}");
-            swept += u64::from(self.run("drop database", sql).await.is_ok());
+            swept += u64::from(self.run("sweeping", sql).await.is_ok());
         }
         Ok(swept)
     }
@@ -234,7 +253,7 @@ impl Session {
                 Ok(_) => return Ok(0),
                 // A session of the template that was ended may take a moment to go.
                 Err(error) if has_code(&error, "55006") && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    pause(Duration::from_millis(20));
                 }
                 Err(error) if has_code(&error, "42501") => {
                     let remedy = "grant CREATEDB to the role of DATABASE_URL, or unset it";
@@ -283,7 +302,7 @@ impl Session {
                     "look at pg_stat_activity for what holds them",
                 ));
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            pause(Duration::from_millis(5));
         }
     }
 
@@ -295,6 +314,11 @@ impl Session {
             .map(|done| done.rows_affected())
             .map_err(|error| FixtureError::database(what, error))
     }
+}
+
+/// Blocks the thread, on which nothing else runs.
+fn pause(duration: Duration) {
+    thread::sleep(duration);
 }
 
 fn has_code(error: &sqlx::Error, code: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection};
@@ -20,6 +21,8 @@ pub struct TestDatabase {
     server: Server,
     name: String,
     kept: bool,
+    /// How many roles were asked for; their names follow from the number.
+    roles: AtomicU32,
 }
 
 impl TestDatabase {
@@ -28,6 +31,7 @@ impl TestDatabase {
             server,
             name,
             kept: false,
+            roles: AtomicU32::new(0),
         }
     }
 
@@ -54,6 +58,30 @@ impl TestDatabase {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Creates a role with these options, as in `"login password 'secret'"`, and returns its name,
+    /// which begins with that of the database. It is dropped with the database, together with what
+    /// it owns there; nothing else of it may be left then.
+    ///
+    /// # Errors
+    /// The options are no SQL, or the role of the server's URL may not create roles.
+    ///
+    /// # Cancellation
+    /// A dropped call may have created the role, which is dropped with the database all the same.
+    pub async fn role(&self, options: &str) -> Result<String, FixtureError> {
+        let number = self.roles.fetch_add(1, Ordering::Relaxed);
+        let name = self.role_name(number);
+        let request = Request::CreateRole {
+            name: name.clone(),
+            options: options.to_owned(),
+        };
+        self.server.inner.admin.ask(request).await?;
+        Ok(name)
+    }
+
+    fn role_name(&self, number: u32) -> String {
+        format!("{}_r{number}", self.name)
     }
 
     /// The server it is on.
@@ -211,8 +239,11 @@ impl Drop for TestDatabase {
     fn drop(&mut self) {
         if !self.kept {
             let name = self.name.clone();
+            let roles = 0..self.roles.load(Ordering::Relaxed);
+            let roles = roles.map(|number| self.role_name(number)).collect();
             // A stopped server keeps it; a throwaway one is removed whole, another is swept.
-            let _ = self.server.inner.admin.ask_blocking(Request::Drop { name });
+            let request = Request::Drop { name, roles };
+            let _ = self.server.inner.admin.ask_blocking(request);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokio::sync::OnceCell;
+use async_lock::OnceCell;
 
 use super::admin::{Admin, Request};
 use super::cluster::Cluster;
@@ -23,7 +23,8 @@ use super::url::ServerUrl;
 /// A handle: clones share the server. A throwaway server ends when the last handle and the last
 /// [`TestDatabase`] are dropped, and in any case with the process.
 ///
-/// Starting and stopping block the calling thread; everything else is async and needs tokio.
+/// Starting and stopping block the calling thread; everything else is async, on any runtime that
+/// sqlx is built with.
 #[derive(Clone)]
 pub struct Server {
     pub(super) inner: Arc<Inner>,
@@ -73,8 +74,8 @@ impl Server {
         Self::new(ServerUrl::parse(&cluster.url())?, Some(cluster))
     }
 
-    /// Uses the server at `url`, with a role that may create databases. Drops the databases that
-    /// killed test runs left there, known by their names and by the absence of their run.
+    /// Uses the server at `url`, with a role that may create databases. Drops the databases and
+    /// roles that killed test runs left there, known by their names and by the absence of their run.
     ///
     /// # Errors
     /// The URL is not one of Postgres, the server does not answer within 10 s, or it is older
@@ -248,9 +249,12 @@ impl Drop for Inner {
         let templates: Vec<_> = self.templates().drain().collect();
         for (_, cell) in templates {
             if let Some(name) = cell.get() {
-                let name = name.clone();
+                let request = Request::Drop {
+                    name: name.clone(),
+                    roles: Vec::new(),
+                };
                 // What stays is swept by the next run.
-                let _ = self.admin.ask_blocking(Request::Drop { name });
+                let _ = self.admin.ask_blocking(request);
             }
         }
     }

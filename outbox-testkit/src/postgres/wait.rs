@@ -34,6 +34,10 @@ pub(super) async fn wait_for(
                 "it did not come to that; look for what should have caused it",
             ));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // The server's clock, because a timer of ours would have to be one of the caller's runtime.
+        sqlx::query("select pg_sleep(0.005)")
+            .execute(&mut connection)
+            .await
+            .map_err(failed)?;
     }
 }

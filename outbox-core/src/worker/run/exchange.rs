@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use futures_util::future::FutureExt;
 
 use super::{Agent, Ending, Phase};
-use crate::error::Error;
-use crate::message::MessageId;
+use crate::error::{Error, ErrorKind};
 use crate::outcome::{Settlement, Verdict};
 use crate::runtime::{Runtime, timeout};
-use crate::storage::{Claim, ClaimRequest, Source, Storage};
+use crate::storage::{Claim, ClaimRequest, Settled, Source, Storage};
 use crate::telemetry::{About, Event, Health, LossPhase, Written, add};
-use crate::worker::heartbeat::{lease_lost, storage_panic, too_slow};
+use crate::worker::heartbeat::{give_up, lease_lost, storage_panic, too_slow};
 use crate::worker::settle::{Fate, Pending};
+use crate::worker::verdict::panic_message;
 
 /// What an exchange brought back.
 pub(super) struct Answer {
     request: Option<ClaimRequest>,
     sent: Instant,
-    settled: Option<Result<Vec<MessageId>, Error>>,
+    settled: Option<Result<Settled, Error>>,
     claim: Option<Result<Claim, Error>>,
 }
 
@@ -31,13 +31,17 @@ impl Agent {
             return;
         }
         let request = match self.phase {
+            // What ran and cannot be written would only become more.
+            Phase::Claiming if self.outgoing.is_stuck() => None,
             Phase::Claiming => self.claiming.plan(self.holding(), now),
-            Phase::Draining { .. } | Phase::Cancelling { .. } | Phase::Flushing { .. } => None,
+            // Its messages are given back as soon as they are known.
+            Phase::Draining { .. } => self.claiming.resume(),
+            Phase::Cancelling { .. } | Phase::Flushing { .. } => None,
         };
-        if request.is_none() && !self.outgoing.has_waiting() {
+        if request.is_none() && !self.outgoing.has_waiting(now) {
             return;
         }
-        let settlements = self.outgoing.ask();
+        let settlements = self.outgoing.ask(now);
         add(&self.telemetry.counters.exchanges, 1);
         let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
         let limit = self.settings.storage_timeout;
@@ -56,18 +60,13 @@ impl Agent {
         let settled = answer.settled.is_some();
         match answer.settled {
             None => {}
-            Some(Ok(written)) => {
-                for (pending, fate) in self.outgoing.answered(&written) {
+            Some(Ok(settled)) => {
+                for (pending, fate) in self.outgoing.answered(&settled, now) {
                     self.tell_fate(&pending, fate);
                 }
             }
             Some(Err(error)) => {
-                if error.is_transient() {
-                    self.outgoing.failed();
-                } else if let Some(refused) = self.outgoing.refused() {
-                    tracing::error!(id = %refused.settlement.id, error = &error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
-                    self.leases.end(refused.held());
-                }
+                self.not_settled(&error, now);
                 failed = Some(error);
             }
         }
@@ -76,7 +75,14 @@ impl Agent {
                 self.take_claim(&request, claim, answer.sent, now);
             }
             (Some(request), Some(Err(error))) => {
-                self.claiming.failed(request);
+                // While the worker ends it is asked for again once; then its leases run out.
+                if self.phase == Phase::Claiming || !request.resume {
+                    if error.is_transient() {
+                        self.claiming.failed(request);
+                    } else {
+                        self.claiming.refused(request, now);
+                    }
+                }
                 failed = Some(error);
             }
             (Some(_), None) | (None, _) => {}
@@ -88,6 +94,15 @@ impl Agent {
         match failed {
             Some(error) => self.storage_failed(&error),
             None => self.storage_answered(),
+        }
+    }
+
+    fn not_settled(&mut self, error: &Error, now: Instant) {
+        if error.is_transient() || !is_about_outcomes(error.kind()) {
+            self.outgoing.failed(now);
+        } else if let Some(refused) = self.outgoing.refused() {
+            tracing::error!(id = %refused.settlement.id, error = error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
+            self.leases.end(refused.held());
         }
     }
 
@@ -119,12 +134,13 @@ impl Agent {
                 .find(|asked| &*asked.queue == queue)
                 .map_or(crate::lease::MIN_LEASE_TTL, |asked| asked.lease_ttl)
         };
-        let leases = self.leases.add(&claim.messages, lease_ttl, sent);
+        let (leases, former) = self.leases.add(&claim.messages, lease_ttl, sent, now);
+        give_up(&self.telemetry, former);
         for (message, lease) in claim.messages.into_iter().zip(leases) {
-            self.suspects += usize::from(message.lease_losses > 0);
+            self.suspects += usize::from(message.is_suspect());
             if self.phase != Phase::Claiming || self.shutdown.is_draining() {
                 self.give_back(&message, Verdict::Release);
-            } else if message.lease_losses > 0 {
+            } else if message.is_suspect() {
                 self.ready.push_front((message, lease));
             } else {
                 self.ready.push_back((message, lease));
@@ -208,13 +224,27 @@ impl Agent {
     }
 
     pub(super) fn storage_answered(&mut self) {
-        let failures = self.backoff.succeeded();
+        self.backoff.answered();
+        if self.outgoing.has_failed() {
+            return;
+        }
+        let failures = self.backoff.recovered();
         self.telemetry.set_health(Health::Healthy);
         if failures > 0 {
             tracing::info!(failures, "the storage answers again");
             self.telemetry.tell(&Event::StorageRecovered { failures });
         }
     }
+}
+
+/// Whether a refusal for good may be about the outcomes that were sent. Where nobody is let in, or
+/// the schema is wrong, they are not to blame: given up, their messages would run again and again,
+/// and end as dead letters although they succeeded.
+const fn is_about_outcomes(kind: ErrorKind) -> bool {
+    !matches!(
+        kind,
+        ErrorKind::InvalidConfig | ErrorKind::Unmigrated | ErrorKind::SchemaDrift
+    )
 }
 
 /// One exchange with the storage: within its time, and with its panics caught.
@@ -240,10 +270,13 @@ async fn converse(
     let both = |error: fn(Duration) -> Error| (Err(error(limit)), Some(Err(error(limit))));
     let (settled, claim) = match timeout(&*runtime, limit, call).await {
         Some(Ok(answers)) => answers,
-        Some(Err(panic)) => (
-            Err(storage_panic("settle", &*panic)),
-            Some(Err(storage_panic("claim", &*panic))),
-        ),
+        Some(Err(panic)) => {
+            let panic = panic_message(panic);
+            (
+                Err(storage_panic("settle", &panic)),
+                Some(Err(storage_panic("claim", &panic))),
+            )
+        }
         None => both(|limit| too_slow("exchange", limit)),
     };
     Answer {

@@ -3,9 +3,9 @@ extern crate outbox_core as outbox;
 use outbox_macros::Message;
 
 #[derive(serde::Serialize, serde::Deserialize, Message)]
-#[message(group = self.id)]
+#[message(group = self.ids)]
 struct OrderPlaced {
-    id: Option<i64>,
+    ids: Vec<i64>,
 }
 
 fn main() {}

@@ -1,5 +1,3 @@
-//! Opens accounts and greets them: `cargo run --example quickstart`, with nothing to set up.
-//!
 //! Each account is written together with two messages, in one transaction; some transactions roll
 //! back. A worker then delivers the messages, retries what fails at first, and gives up on what
 //! cannot succeed. At the end the tables must agree with each other and with the worker's counts.
@@ -9,9 +7,9 @@ use std::error::Error;
 use std::time::Duration;
 
 use outbox::prelude::*;
-use outbox_testkit::postgres::Server;
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+
+use super::{BEGIN, DEAD_LETTERS, Database, MESSAGES, Outbox, Pool, Storage};
 
 const ACCOUNTS: i64 = 500;
 const RETRY: RetryPolicy =
@@ -28,7 +26,7 @@ async fn welcome(
     user: NewUser,
     id: MessageId,
     attempt: Attempt,
-    Data(pool): Data<PgPool>,
+    Data(pool): Data<Pool>,
 ) -> outbox::Result {
     match user.account {
         n if n % 50 == 3 => Err(Failure::dead("there is no such mailbox")),
@@ -51,7 +49,7 @@ async fn audit(
     event: AccountOpened,
     id: MessageId,
     attempt: Attempt,
-    Data(pool): Data<PgPool>,
+    Data(pool): Data<Pool>,
 ) -> outbox::Result {
     deliver(&pool, id, attempt).await?;
     if event.account % 11 == 5 && attempt.number == 1 {
@@ -62,7 +60,7 @@ async fn audit(
 
 /// The work of both. A message can run again after its work was done, so the work is keyed by the
 /// message: doing it twice leaves one row.
-async fn deliver(pool: &PgPool, id: MessageId, attempt: Attempt) -> outbox::Result {
+async fn deliver(pool: &Pool, id: MessageId, attempt: Attempt) -> outbox::Result {
     sqlx::query(
         "insert into delivery (message_id, attempts) values ($1, $2)
          on conflict (message_id) do update set attempts = excluded.attempts",
@@ -74,22 +72,19 @@ async fn deliver(pool: &PgPool, id: MessageId, attempt: Attempt) -> outbox::Resu
     Ok(())
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    // The server of DATABASE_URL, or a throwaway one; a new database in either case.
-    let database = Server::start()?.database().await?;
+pub(crate) async fn run(database: Database) -> Result<(), Box<dyn Error>> {
     let pool = database.pool(10).await?;
     let tables = "create table account (id bigint primary key);
         create table delivery (message_id bigint primary key, attempts integer)";
     database.execute(tables).await?;
-    let storage = PgStorage::connect(&database.url()).await?;
+    let storage = Storage::connect(&database.url()).await?;
     storage.migrate().await?;
 
     // The producer writes where you write: in your transaction.
-    let outbox = PgOutbox::new();
+    let outbox = Outbox::new();
     let (mut enqueued, mut rolled_back) = (0, 0);
     for account in 1..=ACCOUNTS {
-        let mut tx = pool.begin().await?;
+        let mut tx = pool.begin_with(BEGIN).await?;
         sqlx::query("insert into account values ($1)")
             .bind(account)
             .execute(&mut *tx)
@@ -106,7 +101,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let rows = async |of: &str| database.count(&format!("select count(*) from {of}")).await;
-    let waiting = rows("outbox.message").await?;
+    let waiting = rows(MESSAGES).await?;
 
     let report = outbox::tokio::worker(storage)
         .data(pool)
@@ -118,17 +113,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // What the tables say, which is what counts.
     let accounts = rows("account").await?;
     let delivered = rows("delivery").await?;
-    let dead = rows("outbox.dead_letter").await?;
-    let left = rows("outbox.message").await?;
-    let retried = "select sum(attempts - 1) from
-        (select attempts from delivery union all select attempts from outbox.dead_letter) run";
-    let retried = database.count(retried).await?;
+    let dead = rows(DEAD_LETTERS).await?;
+    let left = rows(MESSAGES).await?;
+    let retried = format!(
+        "select sum(attempts - 1) from
+         (select attempts from delivery union all select attempts from {DEAD_LETTERS}) run"
+    );
+    let retried = database.count(&retried).await?;
 
     println!("enqueued    {enqueued:>5}  a job and an event with each of {ACCOUNTS} accounts");
     println!("rolled back {rolled_back:>5}  with their accounts: {accounts} accounts remain");
     println!("delivered   {delivered:>5}");
     println!("retried     {retried:>5}  attempts that failed and ran again");
-    println!("dead        {dead:>5}  given up, kept in outbox.dead_letter");
+    println!("dead        {dead:>5}  given up, kept in {DEAD_LETTERS}");
     check("rolled back + waiting", rolled_back + waiting, enqueued)?;
     check("two for each account", accounts * 2, waiting)?;
     check("delivered + dead + left", delivered + dead + left, waiting)?;

@@ -1,0 +1,6 @@
+-- Ends a transaction that wrote.
+--
+-- Returns nothing.
+-- Locks: gives the write lock back.
+-- Index: none.
+commit

@@ -1,0 +1,74 @@
+//! Settles and renewals: what the statements read as JSON, and what they answer.
+
+use std::collections::HashSet;
+
+use outbox_core::{Error, MessageId, Renewal, Renewed, Settled, Settlement};
+use serde_json::{Value, json};
+
+use super::codec::{hex, letter, list, millis};
+use super::error::storage_error;
+use super::lane::Lane;
+use super::storage::Inner;
+use crate::outcomes::{Outcomes, Returned};
+use crate::rows::ids_of;
+
+/// Writes outcomes in one transaction. None is ever busy: nobody can lock a message.
+pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<Settled, Error> {
+    if settlements.is_empty() {
+        return Ok(Settled::default());
+    }
+    let outcomes = Outcomes::new(settlements);
+    let deleted = outcomes.deleted.iter();
+    let buried = outcomes.buried.iter();
+    let query = sqlx::query(inner.texts.settle.clone())
+        .bind(list(buried.map(|outcome| {
+            let token = hex(outcome.held.token);
+            letter(
+                outcome.held.id,
+                &token,
+                outcome.reason,
+                Some(&outcome.error),
+                None,
+            )
+        })))
+        .bind(list(
+            deleted.map(|held| json!([held.id.0, hex(held.token)])),
+        ))
+        .bind(list(outcomes.returned.iter().map(returned)));
+    let rows = inner.control.fetch("settle", query).await?;
+    let written = ids_of(&rows).map_err(|error| storage_error("settle", error))?;
+    Ok(Settled::new(written))
+}
+
+fn returned(outcome: &Returned) -> Value {
+    json!([
+        outcome.held.id.0,
+        hex(outcome.held.token),
+        outcome.delay.map(millis),
+        u8::from(outcome.refund),
+        u8::from(outcome.forgive),
+        outcome.error,
+    ])
+}
+
+/// Renews leases on this lane.
+pub(super) async fn renew(
+    inner: &Inner,
+    lane: &Lane,
+    renewals: &[Renewal],
+) -> Result<Renewed, Error> {
+    if renewals.is_empty() {
+        return Ok(Renewed::default());
+    }
+    let held = |renewal: &Renewal| {
+        let (held, lease_ttl) = (renewal.held, millis(renewal.lease_ttl));
+        json!([held.id.0, hex(held.token), lease_ttl])
+    };
+    let query = sqlx::query(inner.statements.renew.clone()).bind(list(renewals.iter().map(held)));
+    let rows = lane.fetch("renew", query).await?;
+    let renewed: HashSet<MessageId> =
+        ids_of(&rows).map_err(|error| storage_error("renew", error))?;
+    let asked = renewals.iter().map(|renewal| renewal.held.id);
+    let (renewed, lost) = asked.partition(|id| renewed.contains(id));
+    Ok(Renewed::new(renewed, lost))
+}

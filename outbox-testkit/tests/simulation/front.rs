@@ -1,0 +1,89 @@
+//! What one worker sees of its storage: which of its outcomes were never answered.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use outbox_core::{
+    BoxStream, Claim, ClaimRequest, Error, Exchange, LeaseToken, MessageId, NewMessage, Renewal,
+    Renewed, Runtime, Settled, Settlement, Storage,
+};
+
+/// A storage in front of the faults. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Front {
+    storage: Arc<dyn Storage>,
+    /// Guards the outcomes that were sent and not answered, because the call failed or the worker
+    /// gave it up; never held while something is awaited.
+    unanswered: Arc<Mutex<BTreeSet<(MessageId, LeaseToken)>>>,
+}
+
+impl Front {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+        Self {
+            storage,
+            unanswered: Arc::default(),
+        }
+    }
+
+    /// The messages whose outcomes the worker sent without an answer, and did not send again.
+    pub(crate) fn given_up(&self) -> BTreeSet<MessageId> {
+        self.unanswered().iter().map(|(id, _)| *id).collect()
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, BTreeSet<(MessageId, LeaseToken)>> {
+        let unanswered = self.unanswered.lock();
+        unanswered.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sent(&self, settlements: &[Settlement]) {
+        let sent = settlements.iter().map(|one| (one.id, one.token));
+        self.unanswered().extend(sent);
+    }
+
+    fn answered(&self, settlements: &[Settlement], answer: &Result<Settled, Error>) {
+        if answer.is_ok() {
+            let mut unanswered = self.unanswered();
+            for one in settlements {
+                unanswered.remove(&(one.id, one.token));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Front {
+    async fn check(&self) -> Result<(), Error> {
+        self.storage.check().await
+    }
+
+    async fn enqueue(&self, messages: Vec<NewMessage>) -> Result<Vec<Option<MessageId>>, Error> {
+        self.storage.enqueue(messages).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        self.storage.claim(request).await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, Error> {
+        self.sent(settlements);
+        let settled = self.storage.settle(settlements).await;
+        self.answered(settlements, &settled);
+        settled
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
+        self.storage.renew(renewals).await
+    }
+
+    async fn exchange(&self, settlements: &[Settlement], request: &ClaimRequest) -> Exchange {
+        self.sent(settlements);
+        let exchange = self.storage.exchange(settlements, request).await;
+        self.answered(settlements, &exchange.settled);
+        exchange
+    }
+
+    fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
+        self.storage.wake_ups(queues, runtime)
+    }
+}
