@@ -101,6 +101,14 @@ pub trait Storage: Send + Sync + 'static {
         Exchange::new(settled, self.claim(request).await)
     }
 
+    /// How many exchanges a worker may have under way at the same time, at least 1; default 1. More
+    /// are worth it where each has a connection of its own, and the storage works on several at
+    /// once: a worker has more than one under way only while there is a backlog. Asked once, when
+    /// a worker starts.
+    fn concurrent_exchanges(&self) -> usize {
+        1
+    }
+
     /// Hints that something may have become available in these queues (WAKE-01), to each stream
     /// by itself (WAKE-02). Hints may be lost, repeated or wrong: the worker polls as well. But each
     /// one is a claim, so a stream is silent while nothing happens (WAKE-04). The stream may use the

@@ -50,6 +50,6 @@ async fn check_statements(inner: &Inner) -> Result<(), Error> {
     }
     settle::check(inner).await?;
     // Not on the connection of the renewals, which belongs to the heartbeat's thread.
-    renew::renew(inner, &inner.control, &[]).await?;
+    renew::renew(inner, inner.control.first(), &[]).await?;
     Ok(())
 }

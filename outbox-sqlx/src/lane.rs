@@ -1,7 +1,8 @@
 //! A lane: one connection of our own, used by one statement at a time. Not a pool, because a lane
 //! must know what it hands out: a connection in an unknown state is closed, never used again.
+//! [`Lanes`] are several, for statements that may run at the same time.
 
-use async_lock::Mutex;
+use async_lock::{Mutex, MutexGuard};
 use outbox_core::{Error, ErrorKind};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, Postgres};
 use sqlx::query::Query;
@@ -108,7 +109,20 @@ impl Lane {
     where
         F: Fn() -> Query<'q, Postgres, PgArguments>,
     {
-        let mut idle = self.idle.lock().await;
+        let idle = self.idle.lock().await;
+        self.run(idle, operation, repeat, query).await
+    }
+
+    async fn run<'q, F>(
+        &self,
+        mut idle: MutexGuard<'_, Option<PgConnection>>,
+        operation: &'static str,
+        repeat: Repeat,
+        query: F,
+    ) -> Result<Answer, Failed>
+    where
+        F: Fn() -> Query<'q, Postgres, PgArguments>,
+    {
         let mut repeated = false;
         if let Some(mut connection) = idle.take() {
             let sent = match repeat {
@@ -165,5 +179,56 @@ impl Lane {
             .with_advice("connect to the primary; during a failover the next call will find it"));
         }
         Ok(connection)
+    }
+}
+
+/// Some lanes. A statement takes the first that is free, so that those behind it connect only when
+/// they are needed, and waits for the first one where none is.
+pub(crate) struct Lanes {
+    first: Lane,
+    others: Vec<Lane>,
+}
+
+impl Lanes {
+    pub(crate) fn new(first: Lane, others: Vec<Lane>) -> Self {
+        Self { first, others }
+    }
+
+    /// How many statements can run at the same time.
+    pub(crate) fn count(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The one that is always there.
+    pub(crate) fn first(&self) -> &Lane {
+        &self.first
+    }
+
+    /// Opens the first connection, if it is not open.
+    pub(crate) async fn open(&self) -> Result<(), Error> {
+        self.first.open().await
+    }
+
+    /// See [`Lane::connect`].
+    pub(crate) async fn connect(&self, operation: &'static str) -> Result<PgConnection, Error> {
+        self.first.connect(operation).await
+    }
+
+    /// See [`Lane::fetch`].
+    pub(crate) async fn fetch<'q, F>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        query: F,
+    ) -> Result<Answer, Failed>
+    where
+        F: Fn() -> Query<'q, Postgres, PgArguments>,
+    {
+        for lane in [&self.first].into_iter().chain(&self.others) {
+            if let Some(idle) = lane.idle.try_lock() {
+                return lane.run(idle, operation, repeat, query).await;
+            }
+        }
+        self.first.fetch(operation, repeat, query).await
     }
 }

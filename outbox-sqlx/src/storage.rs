@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, MessageId, NewMessage, Renewal, Renewed, Runtime,
+    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed, Runtime,
     Settled, Settlement, Storage,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::columns::Columns;
 use crate::connect::{options_of, own_connection};
 use crate::error::storage_error;
-use crate::lane::{Lane, Repeat};
+use crate::lane::{Lane, Lanes, Repeat};
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
@@ -22,9 +22,10 @@ use crate::{check, claim, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
 ///
-/// It has connections of its own, two and one more while a worker listens: one for claims and
-/// settles, one for renewals, which must not wait for the former. They are opened on first use and
-/// again when lost, and run single statements in autocommit. It never touches the caller's pool.
+/// It has connections of its own: up to two for claims and settles, the second while there is a
+/// backlog (see [`PgStorageOptions::concurrent_exchanges`]), one for renewals, which must not wait for
+/// the former, and one while a worker listens. They are opened on first use and again when lost,
+/// and run single statements in autocommit. It never touches the caller's pool.
 ///
 /// # Cancellation
 /// Every method may be dropped at any time. A statement that was under way then has an unknown
@@ -52,7 +53,7 @@ pub(crate) struct Inner {
     pub(crate) options: PgConnectOptions,
     pub(crate) wake_ups: WakeUps,
     /// Claims, settles and everything an operator asks.
-    pub(crate) control: Lane,
+    pub(crate) control: Lanes,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
 }
@@ -68,12 +69,28 @@ impl fmt::Debug for PgStorage {
 }
 
 /// Settings of a [`PgStorage`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use = "settings do nothing until they connect"]
 pub struct PgStorageOptions {
     schema: Option<String>,
     wake_ups: WakeUps,
+    concurrent_exchanges: usize,
 }
+
+impl Default for PgStorageOptions {
+    fn default() -> Self {
+        Self {
+            schema: None,
+            wake_ups: WakeUps::default(),
+            concurrent_exchanges: DEFAULT_EXCHANGES,
+        }
+    }
+}
+
+/// One settles while the other claims: more gained nothing on two cores (docs/decisions/0008).
+const DEFAULT_EXCHANGES: usize = 2;
+/// More connections than that are a mistake, or more than one worker is meant.
+const MAX_EXCHANGES: usize = 16;
 
 impl PgStorageOptions {
     /// Sets the database schema; default `outbox`. See [`SchemaName`] for what is allowed.
@@ -89,10 +106,18 @@ impl PgStorageOptions {
         self
     }
 
+    /// Sets how many exchanges a worker has under way at most, each on a connection of its own; from
+    /// 1 to 16, default 2. It takes more than one only while there is a backlog.
+    pub fn concurrent_exchanges(mut self, most: usize) -> Self {
+        self.concurrent_exchanges = most;
+        self
+    }
+
     /// As [`PgStorage::connect`].
     ///
     /// # Errors
-    /// As [`PgStorage::connect`], and [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
+    /// As [`PgStorage::connect`], and [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the
+    /// schema's name and for a number of exchanges that is out of range.
     pub async fn connect(self, url: &str) -> Result<PgStorage, Error> {
         self.connect_with(options_of(url)?).await
     }
@@ -100,7 +125,7 @@ impl PgStorageOptions {
     /// As [`PgStorage::connect_with`].
     ///
     /// # Errors
-    /// As [`PgStorage::connect`], and [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
+    /// As [`PgStorageOptions::connect`].
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
         let storage = self.prepare(options)?;
         storage.inner.control.open().await?;
@@ -110,18 +135,29 @@ impl PgStorageOptions {
     /// Makes the storage without connecting: the first call will.
     ///
     /// # Errors
-    /// [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name.
+    /// [`InvalidConfig`](outbox_core::ErrorKind::InvalidConfig) for the schema's name and for a
+    /// number of exchanges that is out of range.
     pub fn prepare(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
         let schema = match &self.schema {
             Some(name) => SchemaName::new(name)?,
             None => SchemaName::default(),
         };
+        if !(1..=MAX_EXCHANGES).contains(&self.concurrent_exchanges) {
+            let problem = format!(
+                "a worker has from 1 to {MAX_EXCHANGES} exchanges under way, and not {}",
+                self.concurrent_exchanges
+            );
+            return Err(Error::new(ErrorKind::InvalidConfig, "connect", problem));
+        }
         let statements = Arc::new(Statements::new(&schema));
         let options = own_connection(options);
         let lane = || Lane::new(options.clone(), statements.recovery.clone());
         Ok(PgStorage {
             inner: Arc::new(Inner {
-                control: lane(),
+                control: Lanes::new(
+                    lane(),
+                    (1..self.concurrent_exchanges).map(|_| lane()).collect(),
+                ),
                 renewal: lane(),
                 schema,
                 statements: statements.clone(),
@@ -214,6 +250,10 @@ impl Storage for PgStorage {
             return Ok(Renewed::default());
         }
         renew::renew(&self.inner, &self.inner.renewal, renewals).await
+    }
+
+    fn concurrent_exchanges(&self) -> usize {
+        self.inner.control.count()
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

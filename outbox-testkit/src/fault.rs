@@ -360,6 +360,10 @@ impl Storage for FaultStorage {
         Exchange::new(settled, self.claim_with(claim, request).await)
     }
 
+    fn concurrent_exchanges(&self) -> usize {
+        self.storage.concurrent_exchanges()
+    }
+
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
         self.storage.wake_ups(queues, runtime)
     }

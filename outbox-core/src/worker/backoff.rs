@@ -12,6 +12,7 @@ pub(super) struct Backoff {
     failures: u32,
     /// In a row: what the pause follows.
     streak: u32,
+    last: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -22,15 +23,21 @@ impl Backoff {
             .min(LONGEST_PAUSE);
         // Not below a tenth: a pause of nothing would be no pause.
         self.until = Some(now + longest.mul_f64(random.clamp(0.1, 1.0)));
+        self.last = Some(now);
         self.streak = self.streak.saturating_add(1);
         self.failures = self.failures.saturating_add(1);
         self.failures
     }
 
-    /// A call succeeded: no pause before the next one.
-    pub(super) fn answered(&mut self) {
+    /// A call succeeded: no pause before the next one. False if another has failed since this one was
+    /// sent, of which it says nothing.
+    pub(super) fn answered(&mut self, sent: Instant) -> bool {
+        if self.last.is_some_and(|failed| sent < failed) {
+            return false;
+        }
         self.streak = 0;
         self.until = None;
+        true
     }
 
     /// Nothing fails any more. Returns how many calls had failed.
@@ -63,7 +70,9 @@ mod tests {
         }
         assert_eq!(backoff.pause(now), Some(now + SECOND * 5));
         assert_eq!(backoff.pause(now + SECOND * 5), None);
-        backoff.answered();
+        assert!(!backoff.answered(now - SECOND), "it was sent before that");
+        assert_eq!(backoff.pause(now), Some(now + SECOND * 5));
+        assert!(backoff.answered(now));
         assert_eq!(backoff.pause(now), None);
         assert_eq!(backoff.recovered(), 42);
         assert_eq!(backoff.failed(now, 1.0), 1);

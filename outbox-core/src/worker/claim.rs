@@ -1,10 +1,12 @@
 //! How much to claim, from where, and when. A pure state machine: it is told the time and what
 //! the worker holds, and answers with the next request.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Settings;
 use super::rate::Rate;
+use crate::lease::LeaseToken;
 use crate::storage::{Claim, ClaimRequest, QueueLease, Source};
 
 /// Messages that were lost once are claimed in lots of this many, and the next lot only when
@@ -31,6 +33,8 @@ pub(super) struct Claiming {
     queues: Vec<QueueLease>,
     concurrency: usize,
     prefetch: usize,
+    /// How many claims there may be under way.
+    lanes: usize,
     poll_interval: Duration,
     /// A quarter of the shortest lease: how often expired leases are looked for at least.
     reclaim_interval: Duration,
@@ -38,8 +42,11 @@ pub(super) struct Claiming {
     wanted: bool,
     next_poll: Instant,
     next_reclaim: Instant,
-    /// A claim that failed; it may have leased messages, and is asked for again first.
-    unresolved: Option<ClaimRequest>,
+    under_way: Vec<UnderWay>,
+    /// The last claim of pending messages was answered in full: one more beside it finds some too.
+    deep: bool,
+    /// Claims that failed; they may have leased messages, and are asked for again first.
+    unresolved: VecDeque<ClaimRequest>,
     /// Claims in a row that found nothing although something is said to be there.
     stalled: u32,
     /// The most messages of one claim: less than [`MAX_CLAIM`] after a claim failed, which may
@@ -50,19 +57,34 @@ pub(super) struct Claiming {
     rotations: [usize; 2],
 }
 
+/// A claim that is not answered yet.
+struct UnderWay {
+    token: LeaseToken,
+    source: Source,
+    limit: usize,
+}
+
 impl Claiming {
-    pub(super) fn new(queues: Vec<QueueLease>, settings: &Settings, now: Instant) -> Self {
+    pub(super) fn new(
+        queues: Vec<QueueLease>,
+        settings: &Settings,
+        lanes: usize,
+        now: Instant,
+    ) -> Self {
         let shortest = queues.iter().map(|queue| queue.lease_ttl).min();
         Self {
             queues,
             concurrency: settings.concurrency,
             prefetch: settings.prefetch,
+            lanes,
             poll_interval: settings.poll_interval,
             reclaim_interval: shortest.map_or(settings.poll_interval, |ttl| ttl / 4),
             wanted: true,
             next_poll: now,
             next_reclaim: now,
-            unresolved: None,
+            under_way: Vec::new(),
+            deep: false,
+            unresolved: VecDeque::new(),
             stalled: 0,
             ceiling: MAX_CLAIM,
             rate: Rate::new(now),
@@ -91,31 +113,48 @@ impl Claiming {
             return Some(failed);
         }
         let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW, now));
-        let room = self
-            .concurrency
-            .saturating_add(prefetch)
-            .saturating_sub(holding.running + holding.ready);
+        let capacity = self.concurrency.saturating_add(prefetch);
+        let asked: usize = self.under_way.iter().map(|claim| claim.limit).sum();
+        let room = capacity.saturating_sub(holding.running + holding.ready + asked);
         if room == 0 {
             return None;
         }
-        if now >= self.next_reclaim && holding.suspects == 0 {
+        let looks_for = |source| self.under_way.iter().any(|claim| claim.source == source);
+        if now >= self.next_reclaim && holding.suspects == 0 && !looks_for(Source::Expired) {
             let lot = room.min(SUSPECT_LOT).min(self.ceiling);
             return Some(self.request(lot, Source::Expired));
         }
+        let share = capacity.div_ceil(self.lanes).min(self.ceiling);
+        // Beside another claim only one that is worth its cost.
+        let waits = looks_for(Source::Pending) && !(self.deep && room >= share / 2);
         let stocked = holding.ready > prefetch / 2;
-        if (self.wanted || now >= self.next_poll) && !stocked {
+        if (self.wanted || now >= self.next_poll || self.deep) && !stocked && !waits {
             // A hint that comes while this is on its way may be about a message it cannot see.
             self.wanted = false;
-            return Some(self.request(room.min(self.ceiling), Source::Pending));
+            let limit = if self.deep { room.min(share) } else { room };
+            return Some(self.request(limit.min(self.ceiling), Source::Pending));
         }
         None
     }
 
-    /// The claim that failed, to be asked for again.
+    /// A claim that failed, to be asked for again.
     pub(super) fn resume(&mut self) -> Option<ClaimRequest> {
-        let mut request = self.unresolved.take()?.resumed();
+        let mut request = self.unresolved.pop_front()?.resumed();
         request.limit = request.limit.min(self.ceiling);
+        self.begin(&request);
         Some(request)
+    }
+
+    fn begin(&mut self, request: &ClaimRequest) {
+        self.under_way.push(UnderWay {
+            token: request.token,
+            source: request.source,
+            limit: request.limit,
+        });
+    }
+
+    fn end(&mut self, request: &ClaimRequest) {
+        self.under_way.retain(|claim| claim.token != request.token);
     }
 
     /// Queues take turns at being first, so that a full one does not starve the others. Each
@@ -131,10 +170,16 @@ impl Claiming {
             queues.rotate_left(first);
             *rotation = rotation.wrapping_add(1);
         }
-        ClaimRequest::new(queues, limit, source)
+        let request = ClaimRequest::new(queues, limit, source);
+        self.begin(&request);
+        request
     }
 
     pub(super) fn answered(&mut self, request: &ClaimRequest, claim: &Claim, now: Instant) {
+        self.end(request);
+        if request.source == Source::Pending {
+            self.deep = !request.resume && claim.messages.len() >= request.limit;
+        }
         // By an eighth, so that a limit that fails is met once in a while and not every time.
         self.ceiling = (self.ceiling + self.ceiling / 8 + 1).min(MAX_CLAIM);
         match request.source {
@@ -192,14 +237,16 @@ impl Claiming {
 
     /// The request failed, and may have taken effect all the same.
     pub(super) fn failed(&mut self, request: ClaimRequest) {
+        self.end(&request);
         self.ceiling = (request.limit / 2).clamp(1, self.ceiling);
-        self.unresolved = Some(request);
+        self.unresolved.push_back(request);
     }
 
     /// The request was refused for good, and again when it was repeated if it is a resumed one. One
     /// message whose expired lease nobody can take over must not keep the pending ones waiting.
     pub(super) fn refused(&mut self, request: ClaimRequest, now: Instant) {
         if request.source == Source::Expired && request.resume {
+            self.end(&request);
             self.next_reclaim = now + self.reclaim_pause();
         } else {
             self.failed(request);
@@ -207,8 +254,8 @@ impl Claiming {
     }
 
     /// Whether a claim that failed may have leased messages.
-    pub(super) const fn is_unresolved(&self) -> bool {
-        self.unresolved.is_some()
+    pub(super) fn is_unresolved(&self) -> bool {
+        !self.unresolved.is_empty()
     }
 
     /// When [`plan`](Self::plan) may answer differently without anything else happening.
@@ -246,7 +293,7 @@ mod tests {
             prefetch,
             ..Settings::default()
         };
-        Claiming::new(vec![queue("a"), queue("b")], &settings, now)
+        Claiming::new(vec![queue("a"), queue("b")], &settings, 1, now)
     }
 
     fn messages(count: usize) -> Claim {
@@ -338,7 +385,7 @@ mod tests {
         assert!(claiming.plan(Holding::default(), now).is_none());
         let due = now + Duration::from_millis(120);
         assert_eq!(claiming.next_change(Holding::default()), due);
-        assert!(claiming.plan(Holding::default(), due).is_some());
+        let request = claiming.plan(Holding::default(), due).expect("due");
 
         claiming.answered(&request, &Claim::default(), now);
         let poll = claiming.next_poll - now;
@@ -411,6 +458,7 @@ mod tests {
             .expect("expired");
         assert_eq!(next.source, Source::Expired, "with the poll, under load");
 
+        claiming.answered(&next, &Claim::default(), now);
         claiming.answered(&request, &Claim::default(), now);
         assert_eq!(
             claiming.next_reclaim, quarter,
@@ -434,6 +482,7 @@ mod tests {
         };
         let request = claiming.plan(suspects, now).expect("ordinary ones go on");
         assert_eq!(request.source, Source::Pending);
+        claiming.answered(&request, &messages(1), now);
         let ended = Holding {
             suspects: 0,
             ..suspects
@@ -482,6 +531,69 @@ mod tests {
             ..stocked
         };
         assert_eq!(claiming.plan(low, later).expect("low").limit, 50);
+    }
+
+    /// With lanes for two claims, and after a full answer.
+    fn deep(concurrency: usize, now: Instant) -> Claiming {
+        let mut claiming = Claiming {
+            lanes: 2,
+            ..claiming(concurrency, 0, now)
+        };
+        past_first_reclaim(&mut claiming, now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(request.limit, concurrency, "nothing is known yet");
+        assert!(claiming.plan(Holding::default(), now).is_none());
+        claiming.answered(&request, &messages(concurrency), now);
+        claiming
+    }
+
+    #[test]
+    fn a_backlog_is_claimed_in_shares_one_beside_the_other() {
+        let now = Instant::now();
+        let mut claiming = deep(400, now);
+        let first = claiming.plan(Holding::default(), now).expect("a share");
+        let second = claiming.plan(Holding::default(), now).expect("the other");
+        assert_eq!((first.limit, second.limit), (200, 200));
+        assert!(claiming.plan(Holding::default(), now).is_none(), "no room");
+        claiming.answered(&first, &messages(200), now);
+        let holding = |running| Holding {
+            running,
+            ..Holding::default()
+        };
+        assert!(claiming.plan(holding(101), now).is_none(), "not worth it");
+        let third = claiming.plan(holding(100), now).expect("half a share");
+        assert_eq!(third.limit, 100);
+    }
+
+    #[test]
+    fn beside_a_claim_that_may_find_nothing_there_is_no_other() {
+        let now = Instant::now();
+        let mut claiming = deep(400, now);
+        let last = claiming.plan(Holding::default(), now).expect("a share");
+        claiming.answered(&last, &messages(199), now);
+        let request = claiming.plan(Holding::default(), now).expect("pending");
+        assert_eq!(request.limit, 400);
+        claiming.woken();
+        let busy = Holding::default();
+        assert!(claiming.plan(busy, now).is_none(), "a hint waits for it");
+        claiming.answered(&request, &Claim::default(), now);
+        assert!(claiming.plan(busy, now).is_some(), "and is not lost");
+    }
+
+    #[test]
+    fn claims_that_failed_are_asked_for_again_one_by_one() {
+        let now = Instant::now();
+        let mut claiming = deep(400, now);
+        let first = claiming.plan(Holding::default(), now).expect("a share");
+        let second = claiming.plan(Holding::default(), now).expect("the other");
+        let tokens = [first.token, second.token];
+        claiming.failed(first);
+        claiming.failed(second);
+        assert!(claiming.is_unresolved());
+        let again = tokens.map(|_| claiming.plan(Holding::default(), now).expect("again"));
+        assert!(again.iter().all(|request| request.resume));
+        assert_eq!(again.map(|request| request.token), tokens);
+        assert!(!claiming.is_unresolved());
     }
 
     #[test]

@@ -50,19 +50,13 @@ impl Inbox {
         std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ready when something can be read.
-    pub(super) fn poll_some(&self, task: &mut TaskContext<'_>) -> Poll<()> {
+    /// How many ends can be read. Wakes the task when there are more.
+    pub(super) fn poll_count(&self, task: &mut TaskContext<'_>) -> usize {
         self.reader.register(task.waker());
-        let empty = self
-            .finished
+        self.finished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .is_empty();
-        if empty {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
+            .len()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The agent: the one loop that owns a worker's state. Each turn reads what ended, starts what
-//! is ready, and keeps one exchange with the storage in flight; outcomes that come in meanwhile
-//! go with the next one, so that batches grow with the load and no delay is ever added.
+//! is ready, and keeps an exchange with the storage in flight, or several where the storage works on
+//! several at once; outcomes that come in meanwhile go with the next one, so that batches grow with
+//! the load and no delay is ever added.
 
 mod exchange;
 
@@ -60,7 +61,8 @@ pub(super) struct Agent {
     running: usize,
     suspects: usize,
     outgoing: Outgoing,
-    exchange: Option<BoxFuture<'static, Answer>>,
+    exchanges: Vec<BoxFuture<'static, Answer>>,
+    most_exchanges: usize,
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     idle: bool,
@@ -95,7 +97,9 @@ impl Agent {
         // It ends with its first panic, and then the poll is what remains.
         let hints = AssertUnwindSafe(hints).catch_unwind();
         let wake_ups = hints.filter_map(|hint| std::future::ready(hint.ok()));
-        let claiming = Claiming::new(queues, &worker.settings, worker.runtime.now());
+        let most_exchanges = worker.storage.concurrent_exchanges().max(1);
+        let now = worker.runtime.now();
+        let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
         Self {
             storage: worker.storage,
             runtime: worker.runtime,
@@ -113,7 +117,8 @@ impl Agent {
             running: 0,
             suspects: 0,
             outgoing: Outgoing::default(),
-            exchange: None,
+            exchanges: Vec::new(),
+            most_exchanges,
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
@@ -144,7 +149,7 @@ impl Agent {
             };
             match answer {
                 Ok(()) => {
-                    self.storage_answered();
+                    self.storage_answered(self.runtime.now());
                     return Ok(true);
                 }
                 Err(error) if error.is_transient() => {
@@ -202,9 +207,7 @@ impl Agent {
             self.read_finished(now);
             self.advance_phase(now);
             self.start_ready(now);
-            if self.exchange.is_none() {
-                self.begin_exchange(now);
-            }
+            self.begin_exchanges(now);
             if self.is_over() {
                 return;
             }
@@ -213,13 +216,13 @@ impl Agent {
     }
 
     fn is_over(&self) -> bool {
-        let done = self.running == 0 && self.outgoing.is_empty() && self.exchange.is_none();
+        let done = self.running == 0 && self.outgoing.is_empty() && self.exchanges.is_empty();
         match self.phase {
             Phase::Claiming => false,
             Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
             Phase::Cancelling { .. } => done,
             Phase::Flushing { until } => {
-                (self.outgoing.is_empty() && self.exchange.is_none()) || self.runtime.now() >= until
+                (self.outgoing.is_empty() && self.exchanges.is_empty()) || self.runtime.now() >= until
             }
         }
     }
@@ -389,14 +392,15 @@ impl Agent {
             .next_change(now)
             .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
         let turn = poll_fn(|task| {
-            if let Some(exchange) = &mut self.exchange
-                && let Poll::Ready(answer) = exchange.as_mut().poll(task)
-            {
-                return Poll::Ready(Turn::Answered(Box::new(answer)));
+            for (place, exchange) in self.exchanges.iter_mut().enumerate() {
+                if let Poll::Ready(answer) = exchange.as_mut().poll(task) {
+                    drop(self.exchanges.swap_remove(place));
+                    return Poll::Ready(Turn::Answered(Box::new(answer)));
+                }
             }
-            // While an exchange is in flight, an end matters only if something waits for its slot.
-            let some_finished = self.inbox.poll_some(task).is_ready();
-            if some_finished && (self.exchange.is_none() || !self.ready.is_empty()) {
+            // An end matters if something waits for its slot, or if its outcome can go at once.
+            let finished = self.inbox.poll_count(task);
+            if finished > 0 && (!self.ready.is_empty() || self.is_worth_an_exchange(finished)) {
                 return Poll::Ready(Turn::SomeFinished);
             }
             if let Poll::Ready(hint) = self.wake_ups.as_mut().poll_next(task) {
@@ -416,10 +420,7 @@ impl Agent {
         })
         .await;
         match turn {
-            Turn::Answered(answer) => {
-                self.exchange = None;
-                self.take_answer(*answer);
-            }
+            Turn::Answered(answer) => self.take_answer(*answer),
             // Lets handlers that are ready to run come first, so that their outcomes go together.
             Turn::SomeFinished => yield_once().await,
             Turn::Hinted { more } => {
@@ -436,7 +437,7 @@ impl Agent {
     fn next_change(&self, now: Instant) -> Option<Instant> {
         let pause = self.backoff.pause(now);
         match self.phase {
-            Phase::Claiming if self.exchange.is_some() => None,
+            Phase::Claiming if !self.exchanges.is_empty() => None,
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
                     && !self.outgoing.is_stuck();
@@ -445,7 +446,7 @@ impl Agent {
             }),
             Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
                 // While a call is on its way nothing else is asked, however long it is due.
-                let asks = self.exchange.is_none();
+                let asks = self.exchanges.is_empty();
                 let next = pause.or_else(|| self.outgoing.next_delayed().filter(|_| asks));
                 Some(next.map_or(until, |next| next.min(until)))
             }

@@ -1,6 +1,6 @@
 //! The settlements that wait to be written, or to be asked for again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,10 +81,15 @@ const MOST_DELAYED: usize = 3;
 /// storage's fault, before nothing more is claimed.
 const MOST_LOCKED: usize = 1_000;
 
-/// Settlements that wait for the next exchange, and those in the present one.
+/// Names a call that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Call(u64);
+
+/// Settlements that wait for an exchange, and those that are under way with one.
 pub(super) struct Outgoing {
     waiting: Vec<Pending>,
-    asked: Vec<Pending>,
+    asked: HashMap<Call, Vec<Pending>>,
+    calls: u64,
     /// Those that cannot be written, and when to ask for each again: alone, so that they hold up
     /// no others.
     delayed: Vec<(Instant, Pending)>,
@@ -100,7 +105,8 @@ impl Default for Outgoing {
     fn default() -> Self {
         Self {
             waiting: Vec::new(),
-            asked: Vec::new(),
+            asked: HashMap::new(),
+            calls: 0,
             delayed: Vec::new(),
             delayed_went: false,
             ceiling: MAX_SETTLE,
@@ -117,6 +123,16 @@ impl Outgoing {
         self.waiting.is_empty() && self.asked.is_empty() && self.delayed.is_empty()
     }
 
+    /// Whether all settlements are under way.
+    pub(super) fn is_all_asked(&self) -> bool {
+        self.waiting.is_empty() && self.delayed.is_empty()
+    }
+
+    /// How many wait that are not delayed.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether something is to be asked now.
     pub(super) fn has_waiting(&self, now: Instant) -> bool {
         !self.waiting.is_empty() || self.next_delayed().is_some_and(|at| at <= now)
@@ -131,7 +147,8 @@ impl Outgoing {
     pub(super) fn is_stuck(&self) -> bool {
         let failed = |pending: &Pending| pending.asked_before && pending.times_alone == 0;
         let failed_alone = self.delayed.iter().filter(|(_, one)| one.asked_before);
-        self.waiting.iter().any(failed)
+        let under_way = self.asked.values().flatten();
+        self.waiting.iter().chain(under_way).any(failed)
             || failed_alone.count() > MOST_DELAYED
             || self.delayed.len() > MOST_LOCKED
     }
@@ -143,35 +160,56 @@ impl Outgoing {
         all.any(|pending| pending.asked_before)
     }
 
-    /// Takes what goes with the next call: at most one settlement for each message.
-    pub(super) fn ask(&mut self, now: Instant) -> Vec<Settlement> {
+    /// Takes what goes with the next call: at most one settlement for each message, and none for a
+    /// message of a call that is under way.
+    pub(super) fn ask(&mut self, now: Instant) -> Option<(Call, Vec<Settlement>)> {
         let turn = !self.delayed_went || self.waiting.is_empty();
         let due = || self.delayed.iter().position(|(at, _)| *at <= now);
         let due = turn.then(due).flatten();
         self.delayed_went = due.is_some();
-        self.asked = if let Some(place) = due {
+        let asked = if let Some(place) = due {
             vec![self.delayed.swap_remove(place).1]
         } else {
-            let mut ids = HashSet::new();
-            let most = self.ceiling;
-            let taken = self.waiting.extract_if(.., |pending| {
-                ids.len() < most && ids.insert(pending.settlement.id)
-            });
-            taken.collect()
+            self.take_waiting()
         };
-        self.asked
-            .iter()
-            .map(|pending| pending.settlement.clone())
-            .collect()
+        if asked.is_empty() {
+            return None;
+        }
+        let settlements = asked.iter().map(|one| one.settlement.clone()).collect();
+        let call = Call(self.calls);
+        self.calls += 1;
+        self.asked.insert(call, asked);
+        Some((call, settlements))
+    }
+
+    fn take_waiting(&mut self) -> Vec<Pending> {
+        let under_way = self.asked.values().flatten();
+        let mut ids: HashSet<_> = under_way.map(|one| one.settlement.id).collect();
+        let most = self.ceiling + ids.len();
+        let taken = self.waiting.extract_if(.., |pending| {
+            ids.len() < most && ids.insert(pending.settlement.id)
+        });
+        taken.collect()
+    }
+
+    /// Takes back what went with this call.
+    fn end(&mut self, call: Call) -> Vec<Pending> {
+        self.asked.remove(&call).unwrap_or_default()
     }
 
     /// The call answered. Returns those whose fate is known.
-    pub(super) fn answered(&mut self, settled: &Settled, now: Instant) -> Vec<(Pending, Fate)> {
+    pub(super) fn answered(
+        &mut self,
+        call: Call,
+        settled: &Settled,
+        now: Instant,
+    ) -> Vec<(Pending, Fate)> {
         self.ceiling = self.ceiling.saturating_mul(2).min(MAX_SETTLE);
         let written: HashSet<_> = settled.written.iter().copied().collect();
         let busy: HashSet<_> = settled.busy.iter().copied().collect();
-        let mut known = Vec::with_capacity(self.asked.len());
-        for pending in std::mem::take(&mut self.asked) {
+        let asked = self.end(call);
+        let mut known = Vec::with_capacity(asked.len());
+        for pending in asked {
             let id = pending.settlement.id;
             if written.contains(&id) {
                 known.push((pending, Fate::Written));
@@ -194,32 +232,34 @@ impl Outgoing {
 
     /// The call failed and is repeated, in smaller parts; a single settlement waits, as it may be
     /// to blame itself.
-    pub(super) fn failed(&mut self, now: Instant) {
-        for pending in &mut self.asked {
+    pub(super) fn failed(&mut self, call: Call, now: Instant) {
+        let mut asked = self.end(call);
+        for pending in &mut asked {
             pending.asked_before = true;
         }
-        if self.asked.len() > 1 {
-            self.ask_by_halves();
-        } else if let Some(pending) = self.asked.pop() {
+        if asked.len() > 1 {
+            self.ask_by_halves(asked);
+        } else if let Some(pending) = asked.pop() {
             self.delay(pending, now);
         }
     }
 
     /// The call was refused for good. A batch is asked again in smaller parts; a single settlement
     /// is given up and returned, and its message comes back when its lease ends.
-    pub(super) fn refused(&mut self) -> Option<Pending> {
-        if self.asked.len() > 1 {
-            self.ask_by_halves();
+    pub(super) fn refused(&mut self, call: Call) -> Option<Pending> {
+        let mut asked = self.end(call);
+        if asked.len() > 1 {
+            self.ask_by_halves(asked);
             return None;
         }
-        self.asked.pop()
+        asked.pop()
     }
 
-    /// Puts the call's settlements back, first in the next exchange.
-    fn ask_by_halves(&mut self) {
-        self.ceiling = (self.asked.len() / 2).max(1);
-        self.asked.append(&mut self.waiting);
-        self.waiting = std::mem::take(&mut self.asked);
+    /// Puts the settlements of a call back, first in the next exchange.
+    fn ask_by_halves(&mut self, mut asked: Vec<Pending>) {
+        self.ceiling = (asked.len() / 2).max(1);
+        asked.append(&mut self.waiting);
+        self.waiting = asked;
     }
 }
 
@@ -247,14 +287,44 @@ mod tests {
         let now = Instant::now();
         let mut outgoing = outgoing(100);
         for size in [100, 50, 25] {
-            assert_eq!(outgoing.ask(now).len(), size);
-            outgoing.failed(now);
+            let (call, settlements) = outgoing.ask(now).expect("some wait");
+            assert_eq!(settlements.len(), size);
+            outgoing.failed(call, now);
         }
         for size in [12, 24, 48, 16] {
-            let ids = outgoing.ask(now).iter().map(|one| one.id).collect();
-            let known = outgoing.answered(&Settled::new(ids), now);
+            let (call, settlements) = outgoing.ask(now).expect("some wait");
+            let ids = settlements.iter().map(|one| one.id).collect();
+            let known = outgoing.answered(call, &Settled::new(ids), now);
             assert_eq!(known.len(), size);
         }
         assert!(outgoing.is_empty());
+    }
+
+    #[test]
+    fn a_message_is_in_one_call_at_a_time() {
+        let now = Instant::now();
+        let mut outgoing = outgoing(2);
+        let (first, settlements) = outgoing.ask(now).expect("some wait");
+        assert_eq!(settlements.len(), 2);
+        // The same message again, of a later delivery, and another one.
+        for id in [2, 3] {
+            let held = Held {
+                id: MessageId(id),
+                token: LeaseToken::random(),
+            };
+            let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
+            outgoing.push(Pending::new(&message, Verdict::Done, Duration::ZERO));
+        }
+        let (second, settlements) = outgoing.ask(now).expect("some wait");
+        assert_eq!(settlements.len(), 1);
+        assert_eq!(settlements[0].id, MessageId(3));
+        let known = outgoing.answered(first, &Settled::new(vec![MessageId(1)]), now);
+        let fates: Vec<_> = known.iter().map(|(_, fate)| *fate).collect();
+        assert_eq!(fates, [Fate::Written, Fate::Lost]);
+        outgoing.failed(second, now);
+        let (_, settlements) = outgoing.ask(now).expect("some wait");
+        assert_eq!(settlements.len(), 1);
+        assert_eq!(settlements[0].id, MessageId(2));
+        assert!(outgoing.has_failed(), "the one that waits to be asked again");
     }
 }

@@ -1,6 +1,7 @@
 //! What one worker sees of its storage: which of its outcomes were never answered.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -13,15 +14,27 @@ use outbox_core::{
 #[derive(Clone)]
 pub(crate) struct Front {
     storage: Arc<dyn Storage>,
+    concurrent_exchanges: usize,
+    /// Exchanges and settles that are under way.
+    under_way: Arc<AtomicUsize>,
+    /// How many began while another was under way, in this world.
+    beside: Arc<AtomicUsize>,
     /// Guards the outcomes that were sent and not answered, because the call failed or the worker
     /// gave it up; never held while something is awaited.
     unanswered: Arc<Mutex<BTreeSet<(MessageId, LeaseToken)>>>,
 }
 
 impl Front {
-    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        concurrent_exchanges: usize,
+        beside: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             storage,
+            concurrent_exchanges,
+            under_way: Arc::default(),
+            beside,
             unanswered: Arc::default(),
         }
     }
@@ -36,6 +49,13 @@ impl Front {
         unanswered.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn begin(&self) -> UnderWay {
+        if self.under_way.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.beside.fetch_add(1, Ordering::Relaxed);
+        }
+        UnderWay(Arc::clone(&self.under_way))
+    }
+
     fn sent(&self, settlements: &[Settlement]) {
         let sent = settlements.iter().map(|one| (one.id, one.token));
         self.unanswered().extend(sent);
@@ -48,6 +68,15 @@ impl Front {
                 unanswered.remove(&(one.id, one.token));
             }
         }
+    }
+}
+
+/// A call; it ends when it is answered, and when it is given up.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -66,6 +95,7 @@ impl Storage for Front {
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, Error> {
+        let _under_way = self.begin();
         self.sent(settlements);
         let settled = self.storage.settle(settlements).await;
         self.answered(settlements, &settled);
@@ -77,10 +107,15 @@ impl Storage for Front {
     }
 
     async fn exchange(&self, settlements: &[Settlement], request: &ClaimRequest) -> Exchange {
+        let _under_way = self.begin();
         self.sent(settlements);
         let exchange = self.storage.exchange(settlements, request).await;
         self.answered(settlements, &exchange.settled);
         exchange
+    }
+
+    fn concurrent_exchanges(&self) -> usize {
+        self.concurrent_exchanges
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

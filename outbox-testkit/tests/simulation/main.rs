@@ -70,7 +70,7 @@ fn check(seed: u64, break_storage: impl FnOnce(MemoryStorage) -> Arc<dyn Storage
 }
 
 /// How often the rules were in danger; one that never was, was not tested.
-fn counts_that_matter(ended: &[Ended]) -> [(&'static str, usize); 13] {
+fn counts_that_matter(ended: &[Ended]) -> [(&'static str, usize); 14] {
     let sum = |count: fn(&Ended) -> usize| ended.iter().map(count).sum::<usize>();
     let counts = [
         ("messages", sum(|one| one.tally.messages)),
@@ -78,6 +78,7 @@ fn counts_that_matter(ended: &[Ended]) -> [(&'static str, usize); 13] {
         ("stopped processes", sum(|one| one.stops)),
         ("processes that were shut down", sum(|one| one.shutdowns)),
         ("faults", sum(|one| one.faults)),
+        ("exchanges beside others", sum(|one| one.beside)),
         ("takeovers", sum(|one| one.tally.takeovers)),
         ("releases", sum(|one| one.tally.releases)),
         ("dead letters", sum(|one| one.tally.dead)),

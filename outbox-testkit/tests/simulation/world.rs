@@ -2,6 +2,7 @@
 //! producer, all as one seed decides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -31,6 +32,7 @@ pub(crate) struct Ended {
     pub(crate) stops: usize,
     pub(crate) shutdowns: usize,
     pub(crate) faults: usize,
+    pub(crate) beside: usize,
 }
 
 /// A worker in a process of its own.
@@ -51,6 +53,8 @@ struct World {
     /// The processes of workers that were asked to end.
     leaving: Vec<SimProcess>,
     runs: Runs,
+    /// Exchanges that began while another of the same worker was under way.
+    beside: Arc<AtomicUsize>,
     kills: usize,
     stops: usize,
     shutdowns: usize,
@@ -81,6 +85,7 @@ pub(crate) fn run(
         workers: Vec::new(),
         leaving: Vec::new(),
         runs: Runs::default(),
+        beside: Arc::default(),
         kills: 0,
         stops: 0,
         shutdowns: 0,
@@ -99,6 +104,7 @@ pub(crate) fn run(
         stops: world.stops,
         shutdowns: world.shutdowns,
         faults: world.faults.struck(),
+        beside: world.beside.load(Ordering::Relaxed),
     }
 }
 
@@ -152,7 +158,7 @@ impl World {
             process.kill();
         }
         let process = SimProcess::new(&self.sim);
-        let front = Front::new(Arc::new(self.faults.clone()));
+        let front = self.front();
         let worker = self.worker(&process, &front).run_until_idle(REST);
         let ended = timeout(&self.sim, REST, worker).await;
         if ended.is_none() {
@@ -215,9 +221,14 @@ impl World {
         }
     }
 
+    fn front(&mut self) -> Front {
+        let (faults, most) = (self.faults.clone(), self.rng.usize(1..=3));
+        Front::new(Arc::new(faults), most, Arc::clone(&self.beside))
+    }
+
     fn start_worker(&mut self) {
         let process = SimProcess::new(&self.sim);
-        let front = Front::new(Arc::new(self.faults.clone()));
+        let front = self.front();
         let worker = self.worker(&process, &front);
         let (shutdown, asked) = oneshot::channel::<()>();
         self.workers.push(Running {

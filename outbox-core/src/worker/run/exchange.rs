@@ -14,21 +14,40 @@ use crate::runtime::{Runtime, timeout};
 use crate::storage::{Claim, ClaimRequest, Settled, Source, Storage};
 use crate::telemetry::{About, Event, Health, LossPhase, Written, add};
 use crate::worker::heartbeat::{give_up, lease_lost, storage_panic, too_slow};
-use crate::worker::settle::{Fate, Pending};
+use crate::worker::settle::{Call, Fate, Pending};
 use crate::worker::verdict::panic_message;
+
+/// So many outcomes are worth an exchange of their own beside another, or twice as many as there are
+/// slots if those are fewer. Others wait for its end, so that batches grow with the load.
+const WORTH: usize = 50;
 
 /// What an exchange brought back.
 pub(super) struct Answer {
     request: Option<ClaimRequest>,
+    /// Nothing was held when it was sent: if its claim finds nothing, then there was nothing.
+    conclusive: bool,
     sent: Instant,
-    settled: Option<Result<Settled, Error>>,
+    settled: Option<(Call, Result<Settled, Error>)>,
     claim: Option<Result<Claim, Error>>,
 }
 
 impl Agent {
-    pub(super) fn begin_exchange(&mut self, now: Instant) {
+    /// Begins exchanges for what there is to say: one, and others beside it where the storage works
+    /// on several at once and they are worth it.
+    pub(super) fn begin_exchanges(&mut self, now: Instant) {
+        while self.exchanges.len() < self.most_exchanges && self.begin_exchange(now) {}
+    }
+
+    /// Whether outcomes are worth an exchange, together with `more` that are not read yet.
+    pub(super) fn is_worth_an_exchange(&self, more: usize) -> bool {
+        self.exchanges.is_empty()
+            || self.exchanges.len() < self.most_exchanges
+                && self.outgoing.waiting() + more >= WORTH.min(self.settings.concurrency * 2)
+    }
+
+    fn begin_exchange(&mut self, now: Instant) -> bool {
         if self.backoff.pause(now).is_some() {
-            return;
+            return false;
         }
         let request = match self.phase {
             // What ran and cannot be written would only become more.
@@ -38,41 +57,44 @@ impl Agent {
             Phase::Draining { .. } => self.claiming.resume(),
             Phase::Cancelling { .. } | Phase::Flushing { .. } => None,
         };
-        if request.is_none() && !self.outgoing.has_waiting(now) {
-            return;
+        let settles = self.is_worth_an_exchange(0) && self.outgoing.has_waiting(now);
+        let asked = settles.then(|| self.outgoing.ask(now)).flatten();
+        if request.is_none() && asked.is_none() {
+            return false;
         }
-        let settlements = self.outgoing.ask(now);
+        let conclusive = self.exchanges.is_empty()
+            && self.running == 0
+            && self.ready.is_empty()
+            && self.outgoing.is_all_asked();
         add(&self.telemetry.counters.exchanges, 1);
         let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
         let limit = self.settings.storage_timeout;
-        self.exchange = Some(Box::pin(converse(
-            storage,
-            runtime,
-            limit,
-            settlements,
-            request,
-        )));
+        let exchange = converse(storage, runtime, limit, asked, request, conclusive);
+        self.exchanges.push(Box::pin(exchange));
+        true
     }
 
     pub(super) fn take_answer(&mut self, answer: Answer) {
         let now = self.runtime.now();
         let mut failed = None;
-        let settled = answer.settled.is_some();
+        let settles = answer.settled.is_some();
         match answer.settled {
             None => {}
-            Some(Ok(settled)) => {
-                for (pending, fate) in self.outgoing.answered(&settled, now) {
+            Some((call, Ok(settled))) => {
+                for (pending, fate) in self.outgoing.answered(call, &settled, now) {
                     self.tell_fate(&pending, fate);
                 }
             }
-            Some(Err(error)) => {
-                self.not_settled(&error, now);
+            Some((call, Err(error))) => {
+                self.not_settled(call, &error, now);
                 failed = Some(error);
             }
         }
         match (answer.request, answer.claim) {
             (Some(request), Some(Ok(claim))) => {
+                let is_end = self.found_the_end(&request, &claim);
                 self.take_claim(&request, claim, answer.sent, now);
+                self.idle = is_end && answer.conclusive && self.holds_nothing();
             }
             (Some(request), Some(Err(error))) => {
                 // While the worker ends it is asked for again once; then its leases run out.
@@ -87,20 +109,21 @@ impl Agent {
             }
             (Some(_), None) | (None, _) => {}
         }
-        if settled && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
-            // Look again at once: whether that was all is what the run waits for.
+        let looks_again = settles || !answer.conclusive;
+        if looks_again && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
+            // At once: whether that was all is what the run waits for.
             self.claiming.woken();
         }
         match failed {
             Some(error) => self.storage_failed(&error),
-            None => self.storage_answered(),
+            None => self.storage_answered(answer.sent),
         }
     }
 
-    fn not_settled(&mut self, error: &Error, now: Instant) {
+    fn not_settled(&mut self, call: Call, error: &Error, now: Instant) {
         if error.is_transient() || !is_about_outcomes(error.kind()) {
-            self.outgoing.failed(now);
-        } else if let Some(refused) = self.outgoing.refused() {
+            self.outgoing.failed(call, now);
+        } else if let Some(refused) = self.outgoing.refused(call) {
             tracing::error!(id = %refused.settlement.id, error = error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
             self.leases.end(refused.held());
         }
@@ -126,7 +149,6 @@ impl Agent {
             });
         }
         self.claiming.answered(request, &claim, now);
-        self.note_idle(request, &claim);
         let lease_ttl = |queue: &str| {
             request
                 .queues
@@ -148,22 +170,23 @@ impl Agent {
         }
     }
 
-    /// A worker that runs until idle ends after a claim that found nothing, while nothing was
-    /// held and nothing is to come.
-    fn note_idle(&mut self, request: &ClaimRequest, claim: &Claim) {
+    /// Whether the claim of a worker that runs until idle found nothing, and nothing is to come.
+    fn found_the_end(&self, request: &ClaimRequest, claim: &Claim) -> bool {
         let Ending::WhenIdle { horizon } = self.ending else {
-            return;
+            return false;
         };
         let far = |time: Option<Duration>| time.is_none_or(|time| time > horizon);
-        self.idle = request.source == Source::Pending
+        request.source == Source::Pending
             && claim.messages.is_empty()
-            && self.holds_nothing()
             && far(claim.next_due)
-            && claim.next_expiry.is_none();
+            && claim.next_expiry.is_none()
     }
 
     fn holds_nothing(&self) -> bool {
-        self.running == 0 && self.ready.is_empty() && self.outgoing.is_empty()
+        self.exchanges.is_empty()
+            && self.running == 0
+            && self.ready.is_empty()
+            && self.outgoing.is_empty()
     }
 
     fn tell_fate(&mut self, pending: &Pending, fate: Fate) {
@@ -223,9 +246,8 @@ impl Agent {
             .tell(&Event::StorageFailed { error, failures });
     }
 
-    pub(super) fn storage_answered(&mut self) {
-        self.backoff.answered();
-        if self.outgoing.has_failed() {
+    pub(super) fn storage_answered(&mut self, sent: Instant) {
+        if !self.backoff.answered(sent) || self.outgoing.has_failed() {
             return;
         }
         let failures = self.backoff.recovered();
@@ -252,12 +274,14 @@ async fn converse(
     storage: Arc<dyn Storage>,
     runtime: Arc<dyn Runtime>,
     limit: Duration,
-    settlements: Vec<Settlement>,
+    asked: Option<(Call, Vec<Settlement>)>,
     request: Option<ClaimRequest>,
+    conclusive: bool,
 ) -> Answer {
     let sent = runtime.now();
-    let settles = !settlements.is_empty();
-    let call = async {
+    let (call, settlements) = asked.unzip();
+    let settlements = settlements.unwrap_or_default();
+    let both = async {
         match &request {
             Some(request) => {
                 let answer = storage.exchange(&settlements, request).await;
@@ -266,9 +290,8 @@ async fn converse(
             None => (storage.settle(&settlements).await, None),
         }
     };
-    let call = AssertUnwindSafe(call).catch_unwind();
-    let both = |error: fn(Duration) -> Error| (Err(error(limit)), Some(Err(error(limit))));
-    let (settled, claim) = match timeout(&*runtime, limit, call).await {
+    let both = AssertUnwindSafe(both).catch_unwind();
+    let (settled, claim) = match timeout(&*runtime, limit, both).await {
         Some(Ok(answers)) => answers,
         Some(Err(panic)) => {
             let panic = panic_message(panic);
@@ -277,11 +300,15 @@ async fn converse(
                 Some(Err(storage_panic("claim", &panic))),
             )
         }
-        None => both(|limit| too_slow("exchange", limit)),
+        None => (
+            Err(too_slow("exchange", limit)),
+            Some(Err(too_slow("exchange", limit))),
+        ),
     };
     Answer {
         sent,
-        settled: settles.then_some(settled),
+        conclusive,
+        settled: call.map(|call| (call, settled)),
         claim: if request.is_some() { claim } else { None },
         request,
     }
