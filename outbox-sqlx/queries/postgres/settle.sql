@@ -1,8 +1,8 @@
 -- Writes the outcomes of a batch, as a whole or not at all.
 --
 -- To delete (done, discard), by id:
--- $1 bigint[]    ids
--- $2 uuid[]      tokens
+-- $1 bigint[]    ids, each once
+-- $2 uuid[]      their tokens
 -- To make available again (retry, snooze, release), by id:
 -- $3 bigint[]    ids
 -- $4 uuid[]      tokens
@@ -18,15 +18,16 @@
 --
 -- Returns id bigint of the messages changed: those whose token still held.
 -- Locks: the messages changed, in id order within each list; waits for a claim that is taking one.
--- Index: the primary key. "= any" beside the join keeps it so whatever the planner believes about
--- the sizes, and "is not distinct from" keeps it from walking message_lease_idx, which a plain "="
--- on the token would allow, and which looks free while the statistics say the table is empty.
+-- Index: the primary key. "= any" keeps it so whatever the planner believes about the sizes, and
+-- "is not distinct from" keeps it from walking message_lease_idx, which a plain "=" on the token
+-- would allow, and which looks free while the statistics say the table is empty.
 with deleted as (
     delete from {schema}.message as m
-    using unnest($1::bigint[], $2::uuid[]) as settled (id, token)
     where m.id = any ($1::bigint[])
-      and m.id = settled.id
-      and m.acquired_token is not distinct from settled.token
+      -- The place of the id in the sorted list, found by halves: a join costs as much again. It is
+      -- within the list, and the token not null, even where a list were not sorted.
+      and m.acquired_token
+          is not distinct from ($2::uuid[])[greatest(width_bucket(m.id, $1::bigint[]), 1)]
     returning m.id
 ),
 returned as (
