@@ -105,7 +105,7 @@ async fn a_lease_lost_within_a_batch_costs_that_message_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_worker_holds_three_connections_however_many_handlers_run() {
+async fn a_worker_holds_four_connections_however_many_handlers_run() {
     let database = database().await;
     enqueue(&database, (0..200).map(|_| renew::job(())).collect()).await;
     let (worker, gate, mut told) = gated(&database).await;
@@ -115,8 +115,9 @@ async fn a_worker_holds_three_connections_however_many_handlers_run() {
     eventually(&database, &format!("(select count(*) {OURS}) = 3")).await;
     gate.add_permits(200);
     eventually(&database, "not exists (select from outbox.message)").await;
+    // And the second one for outcomes, if there was enough to say.
     let open = count(&database, &format!("select count(*) {OURS}")).await;
-    assert_eq!(open, 3);
+    assert!((3..=4).contains(&open), "{open}");
     assert_eq!(running.stop().await.done, 200);
 }
 

@@ -38,8 +38,8 @@ use crate::runtime::Runtime;
 /// - **Cancellation.** Dropping a returned future leaves no half-written call and no unusable
 ///   connection behind; the call may or may not have taken effect. (DROP-01 `enqueue`, DROP-02 and
 ///   DROP-03 `claim`, DROP-04 `settle`, DROP-05 `renew`, DROP-06 `exchange`, WAKE-03 `wake_ups`)
-/// - **Large calls.** A call speaks of as many messages as a worker may hold, 500 unless it is told
-///   otherwise; outcomes come up to 1,000 in a call (CALL-02).
+/// - **Large calls.** A claim asks for up to 500 messages, outcomes come up to 1,000 in a call, and a
+///   renewal speaks of all that a worker holds, up to 1,000 unless it is told otherwise (CALL-02).
 ///
 /// Methods take `&self` and run concurrently. `renew` in particular is called from a thread with a
 /// reactor of its own, and must not wait for a `claim` or `settle` (RENEW-07), nor for the threads on

@@ -48,7 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             concurrency: 100,
-            prefetch: 400,
+            prefetch: 900,
             poll_interval: Duration::from_secs(1),
             grace: Duration::from_secs(25),
             storage_timeout: Duration::from_secs(10),
@@ -105,7 +105,7 @@ impl Worker {
         self
     }
 
-    /// How many messages may be leased before a slot is free for them: at most this many, 400 by
+    /// How many messages may be leased before a slot is free for them: at most this many, 900 by
     /// default, and never more than recently ran in a tenth of a second, so that slow handlers do
     /// not hoard. 0 leases only what starts at once.
     pub fn prefetch(mut self, prefetch: usize) -> Self {

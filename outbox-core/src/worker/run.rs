@@ -222,7 +222,8 @@ impl Agent {
             Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
             Phase::Cancelling { .. } => done,
             Phase::Flushing { until } => {
-                (self.outgoing.is_empty() && self.exchanges.is_empty()) || self.runtime.now() >= until
+                (self.outgoing.is_empty() && self.exchanges.is_empty())
+                    || self.runtime.now() >= until
             }
         }
     }

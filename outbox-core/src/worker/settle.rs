@@ -123,11 +123,6 @@ impl Outgoing {
         self.waiting.is_empty() && self.asked.is_empty() && self.delayed.is_empty()
     }
 
-    /// Whether all settlements are under way.
-    pub(super) fn is_all_asked(&self) -> bool {
-        self.waiting.is_empty() && self.delayed.is_empty()
-    }
-
     /// How many wait that are not delayed.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
@@ -325,6 +320,9 @@ mod tests {
         let (_, settlements) = outgoing.ask(now).expect("some wait");
         assert_eq!(settlements.len(), 1);
         assert_eq!(settlements[0].id, MessageId(2));
-        assert!(outgoing.has_failed(), "the one that waits to be asked again");
+        assert!(
+            outgoing.has_failed(),
+            "the one that waits to be asked again"
+        );
     }
 }

@@ -122,6 +122,8 @@ pub struct Faulty {
     pub too_many: Arc<Mutex<Option<usize>>>,
     /// Every claim of expired leases is refused for good.
     pub cannot_reclaim: Arc<Mutex<bool>>,
+    /// How many exchanges a worker may have under way.
+    pub concurrent_exchanges: usize,
 }
 
 impl Faulty {
@@ -141,6 +143,7 @@ impl Faulty {
             poison: Arc::default(),
             too_many: Arc::default(),
             cannot_reclaim: Arc::default(),
+            concurrent_exchanges: 1,
         }
     }
 }
@@ -232,6 +235,9 @@ impl Storage for Faulty {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
         self.log.add(format!("renew {}", renewals.len()));
         apply(&self.renews, "renew", self.memory.renew(renewals)).await
+    }
+    fn concurrent_exchanges(&self) -> usize {
+        self.concurrent_exchanges
     }
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
         match self.hints {

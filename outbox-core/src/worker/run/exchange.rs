@@ -24,8 +24,6 @@ const WORTH: usize = 50;
 /// What an exchange brought back.
 pub(super) struct Answer {
     request: Option<ClaimRequest>,
-    /// Nothing was held when it was sent: if its claim finds nothing, then there was nothing.
-    conclusive: bool,
     sent: Instant,
     settled: Option<(Call, Result<Settled, Error>)>,
     claim: Option<Result<Claim, Error>>,
@@ -62,14 +60,10 @@ impl Agent {
         if request.is_none() && asked.is_none() {
             return false;
         }
-        let conclusive = self.exchanges.is_empty()
-            && self.running == 0
-            && self.ready.is_empty()
-            && self.outgoing.is_all_asked();
         add(&self.telemetry.counters.exchanges, 1);
         let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
         let limit = self.settings.storage_timeout;
-        let exchange = converse(storage, runtime, limit, asked, request, conclusive);
+        let exchange = converse(storage, runtime, limit, asked, request);
         self.exchanges.push(Box::pin(exchange));
         true
     }
@@ -92,9 +86,7 @@ impl Agent {
         }
         match (answer.request, answer.claim) {
             (Some(request), Some(Ok(claim))) => {
-                let is_end = self.found_the_end(&request, &claim);
                 self.take_claim(&request, claim, answer.sent, now);
-                self.idle = is_end && answer.conclusive && self.holds_nothing();
             }
             (Some(request), Some(Err(error))) => {
                 // While the worker ends it is asked for again once; then its leases run out.
@@ -109,9 +101,8 @@ impl Agent {
             }
             (Some(_), None) | (None, _) => {}
         }
-        let looks_again = settles || !answer.conclusive;
-        if looks_again && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
-            // At once: whether that was all is what the run waits for.
+        if settles && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
+            // Look again at once: whether that was all is what the run waits for.
             self.claiming.woken();
         }
         match failed {
@@ -149,6 +140,7 @@ impl Agent {
             });
         }
         self.claiming.answered(request, &claim, now);
+        self.note_idle(request, &claim);
         let lease_ttl = |queue: &str| {
             request
                 .queues
@@ -170,16 +162,19 @@ impl Agent {
         }
     }
 
-    /// Whether the claim of a worker that runs until idle found nothing, and nothing is to come.
-    fn found_the_end(&self, request: &ClaimRequest, claim: &Claim) -> bool {
+    /// A worker that runs until idle ends after a claim that found nothing, while nothing was
+    /// held and nothing is to come. What a settle puts back beside that claim is leased in its eyes,
+    /// and thus to come.
+    fn note_idle(&mut self, request: &ClaimRequest, claim: &Claim) {
         let Ending::WhenIdle { horizon } = self.ending else {
-            return false;
+            return;
         };
         let far = |time: Option<Duration>| time.is_none_or(|time| time > horizon);
-        request.source == Source::Pending
+        self.idle = request.source == Source::Pending
             && claim.messages.is_empty()
+            && self.holds_nothing()
             && far(claim.next_due)
-            && claim.next_expiry.is_none()
+            && claim.next_expiry.is_none();
     }
 
     fn holds_nothing(&self) -> bool {
@@ -276,7 +271,6 @@ async fn converse(
     limit: Duration,
     asked: Option<(Call, Vec<Settlement>)>,
     request: Option<ClaimRequest>,
-    conclusive: bool,
 ) -> Answer {
     let sent = runtime.now();
     let (call, settlements) = asked.unzip();
@@ -307,7 +301,6 @@ async fn converse(
     };
     Answer {
         sent,
-        conclusive,
         settled: call.map(|call| (call, settled)),
         claim: if request.is_some() { claim } else { None },
         request,

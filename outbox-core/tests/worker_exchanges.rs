@@ -1,0 +1,113 @@
+//! Several exchanges under way at once, where the storage works on several.
+
+mod support;
+
+use std::time::Duration;
+
+use outbox_core::{Outcome, Runtime};
+use support::{Fault, Rig, SECOND, plan};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn rig(concurrent_exchanges: usize) -> Rig {
+    let mut rig = Rig::new();
+    rig.storage.concurrent_exchanges = concurrent_exchanges;
+    rig
+}
+
+/// Starts a worker whose handlers take a second, and does not poll.
+fn start(rig: &Rig, concurrency: usize) -> outbox_core::WorkerHandle {
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |_| {
+        let sim = sim.clone();
+        async move {
+            sim.sleep(SECOND).await;
+            Outcome::Done
+        }
+    });
+    rig.start(
+        worker
+            .concurrency(concurrency)
+            .prefetch(0)
+            .poll_interval(HOUR),
+    )
+}
+
+/// A worker that holds so many messages, whose third claim takes two seconds.
+fn with_a_slow_claim(rig: &Rig, messages: usize) -> outbox_core::WorkerHandle {
+    rig.enqueue_plain(messages);
+    plan(&rig.storage.claims, [Fault::None, Fault::None, Fault::Late]);
+    let worker = start(rig, messages * 2);
+    rig.pass(MILLISECOND * 1_100);
+    assert_eq!(rig.storage.log.count("claim Pending"), 2);
+    worker
+}
+
+#[test]
+fn outcomes_are_written_while_a_claim_is_under_way() {
+    let rig = rig(2);
+    let _worker = with_a_slow_claim(&rig, 60);
+    let left = rig.memory().messages().len();
+    assert!(left <= 10, "{left} of 60");
+}
+
+#[test]
+fn a_storage_that_takes_one_exchange_gets_no_other() {
+    let rig = rig(1);
+    let _worker = with_a_slow_claim(&rig, 60);
+    assert_eq!(rig.memory().messages().len(), 60);
+    rig.pass(SECOND);
+    assert_eq!(rig.storage.log.count("settle 60"), 1);
+}
+
+#[test]
+fn few_outcomes_wait_for_the_exchange_that_is_under_way() {
+    let rig = rig(2);
+    let _worker = with_a_slow_claim(&rig, 40);
+    assert_eq!(rig.memory().messages().len(), 40);
+    rig.pass(SECOND);
+    assert_eq!(rig.storage.log.count("settle 40"), 1);
+}
+
+#[test]
+fn claims_that_lost_their_replies_side_by_side_are_both_asked_for_again() {
+    let rig = rig(2);
+    rig.enqueue_plain(400);
+    plan(
+        &rig.storage.claims,
+        [Fault::None, Fault::None, Fault::After, Fault::After],
+    );
+    let _worker = start(&rig, 200);
+    rig.pass(SECOND * 10);
+    assert!(rig.memory().messages().is_empty());
+    assert_eq!(rig.events.count("lease lost"), 0);
+    let tokens = rig.storage.tokens.lock().expect("no test panics here");
+    let resumed: Vec<_> = tokens.iter().filter(|(_, resumed)| *resumed).collect();
+    assert_eq!(resumed.len(), 2, "{tokens:?}");
+    for (token, _) in resumed {
+        assert!(tokens.contains(&(*token, false)), "of a claim before");
+    }
+}
+
+#[test]
+fn nothing_is_claimed_beside_outcomes_that_could_not_be_written() {
+    let rig = rig(2);
+    rig.enqueue_plain(9);
+    // Those that end during the first call go together, fail, and are asked again in parts.
+    let slowly = std::iter::repeat_n(Fault::Late, 20);
+    plan(&rig.storage.settles, [Fault::Late, Fault::Before]);
+    plan(&rig.storage.settles, slowly);
+    let _worker = start(&rig, 20);
+    while rig.events.count("failed 1") == 0 {
+        rig.pass(MILLISECOND * 10);
+    }
+    rig.enqueue_plain(1);
+    rig.pass(SECOND * 60);
+    let events = rig.events.all();
+    let started = events.iter().position(|event| event == "started 10");
+    let settled = events
+        .iter()
+        .rposition(|event| event.starts_with("settled ") && !event.starts_with("settled 10 "));
+    assert!(started > settled && settled.is_some(), "{events:?}");
+}
