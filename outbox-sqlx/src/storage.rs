@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed, Runtime,
-    Settled, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed,
+    Runtime, Settled, Settlement, Storage,
 };
 use sqlx::postgres::PgConnectOptions;
 

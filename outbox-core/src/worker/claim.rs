@@ -127,7 +127,8 @@ impl Claiming {
         }
         let share = capacity.div_ceil(self.lanes).min(self.ceiling);
         // Beside another claim only one that finds something, and is worth its cost.
-        if !self.under_way.is_empty() && !(self.deep && room >= share / 2) {
+        let worth = self.deep && room >= share / 2;
+        if !worth && !self.under_way.is_empty() {
             return None;
         }
         let reclaims = self.under_way.iter().any(UnderWay::reclaims);
