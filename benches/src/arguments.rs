@@ -22,6 +22,7 @@ usage: outbox-bench <workload>..|all [options]
   --seconds N       how long idle, sustained and snapshot look at it (20)
   --scale X         of what else is in the outbox (1; with all 0.1)
   --assert-ratio X  drain: fail if the median ratio is below X
+  --baseline FILE   fail if a message costs more than FILE allows (benches/baseline.json)
   --json            one JSON object per line
   --plot DIR        also write pictures (SVG) of the results";
 
@@ -72,6 +73,8 @@ pub(crate) struct Arguments {
     pub(crate) seconds: u64,
     scale: f64,
     pub(crate) assert_ratio: Option<f64>,
+    /// What a message may cost.
+    pub(crate) baseline: Option<PathBuf>,
     pub(crate) json: bool,
     /// The folder of the pictures.
     pub(crate) plot: Option<PathBuf>,
@@ -87,6 +90,7 @@ impl Arguments {
             seconds: 20,
             scale: 1.0,
             assert_ratio: None,
+            baseline: None,
             json: false,
             plot: None,
         };
@@ -98,6 +102,7 @@ impl Arguments {
                 "--rounds" => arguments.rounds = Some(at_least_one(&word, value())?),
                 "--seconds" => arguments.seconds = at_least_one(&word, value())?,
                 "--assert-ratio" => arguments.assert_ratio = Some(number(&word, value())?),
+                "--baseline" => arguments.baseline = Some(number(&word, value())?),
                 "--plot" => arguments.plot = Some(number(&word, value())?),
                 "--json" => arguments.json = true,
                 "--scale" => scale = Some(number(&word, value())?),

@@ -1,10 +1,12 @@
 //! Benchmarks: `cargo run --release -p outbox-bench -- <workload>`. What is measured is in
 //! `workload/`; what they share of a worker in `ours` and the limit it is compared with in `bare`;
-//! rounds of both in `round`; the counters and medians in `measure`; the server in `server` and what
+//! rounds of both in `round`; the counters and medians in `measure`, and what they may be in
+//! `baseline`; the server in `server` and what
 //! is in its databases in `state`; what is printed in `report`.
 
 mod arguments;
 mod bare;
+mod baseline;
 mod measure;
 mod ours;
 mod plot;
@@ -72,8 +74,11 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
             Workload::Queues => workload::queues::run(&bench, arguments, &report).await?,
         }
     }
-    match &arguments.plot {
-        Some(folder) => plot::write(folder, &report.results()),
+    if let Some(folder) = &arguments.plot {
+        plot::write(folder, &report.results())?;
+    }
+    match &arguments.baseline {
+        Some(file) => baseline::check(file, &report.results()),
         None => Ok(()),
     }
 }

@@ -80,6 +80,7 @@ impl Cost {
         json!({
             "statements": self.calls().map(each),
             "server_microseconds": self.milliseconds().map(|total| each(total * 1_000.0)),
+            "rows": self.rows().map(each),
             "buffers": self.buffers().map(each),
             "claim_buffers": self.claim_buffers(),
             "wal_bytes": each(self.wal_bytes),
@@ -89,6 +90,10 @@ impl Cost {
 
     pub(crate) fn calls(&self) -> Option<f64> {
         self.sum(|statement| statement.calls)
+    }
+
+    fn rows(&self) -> Option<f64> {
+        self.sum(|statement| statement.rows)
     }
 
     fn milliseconds(&self) -> Option<f64> {
