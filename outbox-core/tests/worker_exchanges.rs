@@ -111,3 +111,23 @@ fn nothing_is_claimed_beside_outcomes_that_could_not_be_written() {
         .rposition(|event| event.starts_with("settled ") && !event.starts_with("settled 10 "));
     assert!(started > settled && settled.is_some(), "{events:?}");
 }
+
+#[test]
+fn a_run_until_idle_ends_where_the_last_outcomes_went_beside_a_claim() {
+    let rig = rig(2);
+    rig.enqueue_plain(50);
+    plan(&rig.storage.claims, [Fault::None, Fault::None, Fault::Late]);
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |_| {
+        let sim = sim.clone();
+        async move {
+            sim.sleep(SECOND).await;
+            Outcome::Done
+        }
+    });
+    let begin = rig.sim.now();
+    let report = rig.run(worker.concurrency(100).prefetch(0).poll_interval(HOUR));
+    assert_eq!(report.done, 50);
+    let took = rig.sim.now() - begin;
+    assert!(took < SECOND * 5, "{took:?}");
+}

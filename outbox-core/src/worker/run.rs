@@ -66,6 +66,9 @@ pub(super) struct Agent {
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     idle: bool,
+    /// Something was settled, or answered beside another call, since the worker last held nothing: a
+    /// claim that was under way meanwhile could not tell whether it is idle.
+    look_again: bool,
 }
 
 /// Forward only.
@@ -122,6 +125,7 @@ impl Agent {
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
+            look_again: false,
         }
     }
 

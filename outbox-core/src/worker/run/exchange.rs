@@ -101,8 +101,12 @@ impl Agent {
             }
             (Some(_), None) | (None, _) => {}
         }
-        if settles && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
-            // Look again at once: whether that was all is what the run waits for.
+        self.look_again |= settles || !self.exchanges.is_empty();
+        if matches!(self.ending, Ending::WhenIdle { .. })
+            && self.holds_nothing()
+            && std::mem::take(&mut self.look_again)
+        {
+            // At once: whether that was all is what the run waits for.
             self.claiming.woken();
         }
         match failed {
