@@ -131,3 +131,16 @@ fn a_run_until_idle_ends_where_the_last_outcomes_went_beside_a_claim() {
     let took = rig.sim.now() - begin;
     assert!(took < SECOND * 5, "{took:?}");
 }
+
+#[test]
+fn outcomes_that_are_asked_again_one_by_one_let_nothing_be_claimed() {
+    let rig = rig(2);
+    rig.enqueue_plain(4);
+    *rig.storage.too_heavy.lock().expect("no test panics here") = Some(0);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND);
+    rig.enqueue_plain(1);
+    rig.pass(SECOND * 60);
+    assert_eq!(rig.events.count("started 5"), 0);
+}

@@ -140,12 +140,23 @@ impl Outgoing {
 
     /// Whether outcomes cannot be written at present: what runs now would wait with them.
     pub(super) fn is_stuck(&self) -> bool {
-        let failed = |pending: &Pending| pending.asked_before && pending.times_alone == 0;
-        let failed_alone = self.delayed.iter().filter(|(_, one)| one.asked_before);
+        let (mut alone, mut failed_alone) = (0, 0);
+        for pending in self.all() {
+            if pending.times_alone > 0 {
+                alone += 1;
+                failed_alone += usize::from(pending.asked_before);
+            } else if pending.asked_before {
+                return true;
+            }
+        }
+        failed_alone > MOST_DELAYED || alone > MOST_LOCKED
+    }
+
+    /// Also those that are under way: nothing is known of them yet.
+    fn all(&self) -> impl Iterator<Item = &Pending> {
+        let delayed = self.delayed.iter().map(|(_, pending)| pending);
         let under_way = self.asked.values().flatten();
-        self.waiting.iter().chain(under_way).any(failed)
-            || failed_alone.count() > MOST_DELAYED
-            || self.delayed.len() > MOST_LOCKED
+        self.waiting.iter().chain(delayed).chain(under_way)
     }
 
     /// Whether some outcome could not be written yet.
