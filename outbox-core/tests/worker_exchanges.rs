@@ -144,3 +144,19 @@ fn outcomes_that_are_asked_again_one_by_one_let_nothing_be_claimed() {
     rig.pass(SECOND * 60);
     assert_eq!(rig.events.count("started 5"), 0);
 }
+
+#[test]
+fn the_storage_is_not_well_while_an_outcome_that_failed_is_under_way() {
+    let rig = rig(2);
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Before, Fault::Hang]);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND * 3);
+    rig.enqueue_plain(1);
+    rig.pass(SECOND * 3);
+    assert_eq!(rig.events.count("started 2"), 1, "it goes on beside");
+    assert_eq!(rig.events.count("recovered 1"), 0);
+    rig.pass(SECOND * 20);
+    assert_eq!(rig.events.count("recovered 2"), 1);
+}

@@ -161,9 +161,7 @@ impl Outgoing {
 
     /// Whether some outcome could not be written yet.
     pub(super) fn has_failed(&self) -> bool {
-        let delayed = self.delayed.iter().map(|(_, pending)| pending);
-        let mut all = self.waiting.iter().chain(delayed);
-        all.any(|pending| pending.asked_before)
+        self.all().any(|pending| pending.asked_before)
     }
 
     /// Takes what goes with the next call: at most one settlement for each message, and none for a
