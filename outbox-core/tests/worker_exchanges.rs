@@ -160,3 +160,34 @@ fn the_storage_is_not_well_while_an_outcome_that_failed_is_under_way() {
     rig.pass(SECOND * 20);
     assert_eq!(rig.events.count("recovered 2"), 1);
 }
+
+#[test]
+fn a_claim_that_failed_is_asked_for_again_while_another_does_not_answer() {
+    let rig = rig(2);
+    rig.enqueue_plain(400);
+    plan(
+        &rig.storage.claims,
+        [Fault::None, Fault::None, Fault::Hang, Fault::After],
+    );
+    let _worker = start(&rig, 200);
+    rig.pass(SECOND * 3);
+    let resumed = |rig: &Rig| {
+        let tokens = rig.storage.tokens.lock().expect("no test panics here");
+        tokens.iter().filter(|(_, resumed)| *resumed).count()
+    };
+    assert_eq!(resumed(&rig), 1);
+}
+
+#[test]
+fn outcomes_that_do_not_get_an_answer_hold_up_no_poll() {
+    let rig = rig(2);
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Hang]);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND / 2);
+    let before = rig.storage.log.count("claim Pending");
+    rig.pass(SECOND * 5);
+    let polls = rig.storage.log.count("claim Pending") - before;
+    assert!((4..=7).contains(&polls), "{polls}");
+}

@@ -441,18 +441,19 @@ impl Agent {
     /// When something changes by the clock alone.
     fn next_change(&self, now: Instant) -> Option<Instant> {
         let pause = self.backoff.pause(now);
+        // Beside a call they wait for company, however long they are due.
+        let alone = self.exchanges.is_empty();
+        let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
-            Phase::Claiming if !self.exchanges.is_empty() => None,
+            Phase::Claiming if self.exchanges.len() >= self.most_exchanges => None,
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
                     && !self.outgoing.is_stuck();
                 let claim = room.then(|| self.claiming.next_change(self.holding()));
-                claim.into_iter().chain(self.outgoing.next_delayed()).min()
+                claim.flatten().into_iter().chain(delayed).min()
             }),
             Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
-                // While a call is on its way nothing else is asked, however long it is due.
-                let asks = self.exchanges.is_empty();
-                let next = pause.or_else(|| self.outgoing.next_delayed().filter(|_| asks));
+                let next = pause.or(delayed);
                 Some(next.map_or(until, |next| next.min(until)))
             }
         }
