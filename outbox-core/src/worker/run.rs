@@ -144,7 +144,7 @@ impl Agent {
             if self.shutdown.is_draining() {
                 return Ok(false);
             }
-            let limit = self.settings.storage_timeout;
+            let (sent, limit) = (self.runtime.now(), self.settings.storage_timeout);
             let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
             let answer = match timeout(&*self.runtime, limit, call).await {
                 Some(Ok(answer)) => answer,
@@ -153,11 +153,11 @@ impl Agent {
             };
             match answer {
                 Ok(()) => {
-                    self.storage_answered(self.runtime.now());
+                    self.storage_answered(sent);
                     return Ok(true);
                 }
                 Err(error) if error.is_transient() => {
-                    self.storage_failed(&error);
+                    self.storage_failed(&error, sent);
                     // Hints end a turn and not the pause.
                     while self.backoff.pause(self.runtime.now()).is_some()
                         && !self.shutdown.is_draining()

@@ -110,7 +110,7 @@ impl Agent {
             self.claiming.woken();
         }
         match failed {
-            Some(error) => self.storage_failed(&error),
+            Some(error) => self.storage_failed(&error, answer.sent),
             None => self.storage_answered(answer.sent),
         }
     }
@@ -229,9 +229,11 @@ impl Agent {
         }
     }
 
-    pub(super) fn storage_failed(&mut self, error: &Error) {
+    pub(super) fn storage_failed(&mut self, error: &Error, sent: Instant) {
         add(&self.telemetry.counters.storage_errors, 1);
-        let failures = self.backoff.failed(self.runtime.now(), fastrand::f64());
+        let failures = self
+            .backoff
+            .failed(sent, self.runtime.now(), fastrand::f64());
         tracing::warn!(
             error = error as &dyn std::error::Error,
             failures,
