@@ -75,15 +75,9 @@ async fn settings_of_the_role_do_not_matter() {
     assert_eq!(seen, expected);
 }
 
-#[tokio::test]
-async fn a_storage_uses_two_connections_and_names_them() {
-    let database = database().await;
-    let storage = database.storage().await;
-    let mut ours = database.connect().await;
-    // The one that migrated is closed.
-    until_own_connections(&mut ours, 1).await;
-    fill(&mut ours, "q", 40).await;
-    let requests: Vec<_> = (0..4).map(|_| pending("q", 10)).collect();
+/// Four claims at once, and a renewal.
+async fn claim_at_once(storage: &PgStorage, queue: &str) {
+    let requests: Vec<_> = (0..4).map(|_| pending(queue, 10)).collect();
     let [a, b, c, d] = &requests[..] else {
         panic!("four requests were made")
     };
@@ -98,6 +92,30 @@ async fn a_storage_uses_two_connections_and_names_them() {
         Duration::from_secs(60),
     );
     storage.renew(&[renewal]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_storage_uses_three_connections_and_names_them() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    // The one that migrated is closed.
+    until_own_connections(&mut ours, 1).await;
+    fill(&mut ours, "q", 40).await;
+    claim_at_once(&storage, "q").await;
+    assert_eq!(own_connections(&mut ours).await, 3);
+}
+
+#[tokio::test]
+async fn a_storage_that_takes_one_exchange_uses_two_connections() {
+    let database = database().await;
+    drop(database.storage().await);
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 0).await;
+    let options = PgStorage::options().concurrent_exchanges(1);
+    let storage = options.connect_with(database.options()).await.unwrap();
+    fill(&mut ours, "q", 40).await;
+    claim_at_once(&storage, "q").await;
     assert_eq!(own_connections(&mut ours).await, 2);
 }
 
