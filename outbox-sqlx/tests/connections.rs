@@ -339,3 +339,29 @@ async fn a_database_that_accepts_no_connections_for_a_while_is_an_outage() {
     execute(&mut elsewhere, &allow("true")).await;
     assert_eq!(storage.settle(&settlements).await.unwrap().written.len(), 1);
 }
+
+#[tokio::test]
+async fn where_the_server_has_no_connection_left_the_first_one_does_the_work() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 0).await;
+    let role = database.role("connection limit 1").await;
+    execute(
+        &mut ours,
+        &format!(
+            "grant usage on schema outbox to {role};
+             grant all on all tables in schema outbox to {role}"
+        ),
+    )
+    .await;
+    let storage = PgStorage::connect_with(database.options_of(&role))
+        .await
+        .unwrap();
+    fill(&mut ours, "q", 40).await;
+    let requests = [pending("q", 10), pending("q", 10)];
+    let claims = tokio::join!(storage.claim(&requests[0]), storage.claim(&requests[1]));
+    assert_eq!(claims.0.unwrap().messages.len(), 10);
+    assert_eq!(claims.1.unwrap().messages.len(), 10);
+    assert_eq!(own_connections(&mut ours).await, 1);
+}
