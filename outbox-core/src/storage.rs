@@ -39,7 +39,8 @@ use crate::runtime::Runtime;
 ///   connection behind; the call may or may not have taken effect. (DROP-01 `enqueue`, DROP-02 and
 ///   DROP-03 `claim`, DROP-04 `settle`, DROP-05 `renew`, DROP-06 `exchange`, WAKE-03 `wake_ups`)
 /// - **Large calls.** A claim asks for up to 500 messages, outcomes come up to 1,000 in a call, and a
-///   renewal speaks of all that a worker holds, up to 1,000 unless it is told otherwise (CALL-02).
+///   renewal speaks of all that a worker holds: up to 1,000 unless it is told otherwise, and those
+///   whose outcomes are not written yet (CALL-02).
 ///
 /// Methods take `&self` and run concurrently. `renew` in particular is called from a thread with a
 /// reactor of its own, and must not wait for a `claim` or `settle` (RENEW-07), nor for the threads on
@@ -103,8 +104,8 @@ pub trait Storage: Send + Sync + 'static {
 
     /// How many exchanges a worker may have under way at the same time, at least 1; default 1. More
     /// are worth it where each has a connection of its own, and the storage works on several at
-    /// once: a worker has more than one under way only while there is a backlog. Asked once, when
-    /// a worker starts.
+    /// once: a worker has more than one under way with a backlog, and where a claim is due while
+    /// outcomes wait for their answer. Asked once, when a worker starts.
     fn concurrent_exchanges(&self) -> usize {
         1
     }

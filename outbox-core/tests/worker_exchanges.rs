@@ -111,3 +111,83 @@ fn nothing_is_claimed_beside_outcomes_that_could_not_be_written() {
         .rposition(|event| event.starts_with("settled ") && !event.starts_with("settled 10 "));
     assert!(started > settled && settled.is_some(), "{events:?}");
 }
+
+#[test]
+fn a_run_until_idle_ends_where_the_last_outcomes_went_beside_a_claim() {
+    let rig = rig(2);
+    rig.enqueue_plain(50);
+    plan(&rig.storage.claims, [Fault::None, Fault::None, Fault::Late]);
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |_| {
+        let sim = sim.clone();
+        async move {
+            sim.sleep(SECOND).await;
+            Outcome::Done
+        }
+    });
+    let begin = rig.sim.now();
+    let report = rig.run(worker.concurrency(100).prefetch(0).poll_interval(HOUR));
+    assert_eq!(report.done, 50);
+    let took = rig.sim.now() - begin;
+    assert!(took < SECOND * 5, "{took:?}");
+}
+
+#[test]
+fn outcomes_that_are_asked_again_one_by_one_let_nothing_be_claimed() {
+    let rig = rig(2);
+    rig.enqueue_plain(4);
+    *rig.storage.too_heavy.lock().expect("no test panics here") = Some(0);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND);
+    rig.enqueue_plain(1);
+    rig.pass(SECOND * 60);
+    assert_eq!(rig.events.count("started 5"), 0);
+}
+
+#[test]
+fn the_storage_is_not_well_while_an_outcome_that_failed_is_under_way() {
+    let rig = rig(2);
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Before, Fault::Hang]);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND * 3);
+    rig.enqueue_plain(1);
+    rig.pass(SECOND * 3);
+    assert_eq!(rig.events.count("started 2"), 1, "it goes on beside");
+    assert_eq!(rig.events.count("recovered 1"), 0);
+    rig.pass(SECOND * 20);
+    assert_eq!(rig.events.count("recovered 2"), 1);
+}
+
+#[test]
+fn a_claim_that_failed_is_asked_for_again_while_another_does_not_answer() {
+    let rig = rig(2);
+    rig.enqueue_plain(400);
+    plan(
+        &rig.storage.claims,
+        [Fault::None, Fault::None, Fault::Hang, Fault::After],
+    );
+    let _worker = start(&rig, 200);
+    rig.pass(SECOND * 3);
+    let resumed = |rig: &Rig| {
+        let tokens = rig.storage.tokens.lock().expect("no test panics here");
+        tokens.iter().filter(|(_, resumed)| *resumed).count()
+    };
+    assert_eq!(resumed(&rig), 1);
+}
+
+#[test]
+fn outcomes_that_do_not_get_an_answer_hold_up_no_poll() {
+    let rig = rig(2);
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Hang]);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(SECOND));
+    rig.pass(SECOND / 2);
+    let before = rig.storage.log.count("claim Pending");
+    rig.pass(SECOND * 5);
+    let polls = rig.storage.log.count("claim Pending") - before;
+    assert!((4..=7).contains(&polls), "{polls}");
+}

@@ -2,6 +2,9 @@
 //! must know what it hands out: a connection in an unknown state is closed, never used again.
 //! [`Lanes`] are several, for statements that may run at the same time.
 
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
 use async_lock::{Mutex, MutexGuard};
 use outbox_core::{Error, ErrorKind};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, Postgres};
@@ -182,16 +185,25 @@ impl Lane {
     }
 }
 
+/// How long no other connection is asked for after the server had none for us.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
 /// Some lanes. A statement takes the first that is free, so that those behind it connect only when
-/// they are needed, and waits for the first one where none is.
+/// they are needed, and waits for the first one where none is, or none can be opened.
 pub(crate) struct Lanes {
     first: Lane,
     others: Vec<Lane>,
+    /// Guards when a connection beside the first was refused last; never held over an await.
+    refused: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Lanes {
     pub(crate) fn new(first: Lane, others: Vec<Lane>) -> Self {
-        Self { first, others }
+        Self {
+            first,
+            others,
+            refused: std::sync::Mutex::new(None),
+        }
     }
 
     /// How many statements can run at the same time.
@@ -224,11 +236,36 @@ impl Lanes {
     where
         F: Fn() -> Query<'q, Postgres, PgArguments>,
     {
-        for lane in [&self.first].into_iter().chain(&self.others) {
-            if let Some(idle) = lane.idle.try_lock() {
+        if let Some(idle) = self.first.idle.try_lock() {
+            return self.first.run(idle, operation, repeat, query).await;
+        }
+        for lane in &self.others {
+            let Some(mut idle) = lane.idle.try_lock() else {
+                continue;
+            };
+            if idle.is_none() {
+                *idle = self.connect_beside(lane, operation).await;
+            }
+            if idle.is_some() {
                 return lane.run(idle, operation, repeat, query).await;
             }
         }
         self.first.fetch(operation, repeat, query).await
+    }
+
+    /// A connection that the work can do without: a server that has none left is no failure.
+    async fn connect_beside(&self, lane: &Lane, operation: &'static str) -> Option<PgConnection> {
+        let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused().is_some_and(|last| last.elapsed() < REFUSED_PAUSE) {
+            return None;
+        }
+        match lane.connect(operation).await {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                *refused() = Some(Instant::now());
+                tracing::debug!(operation, %error, "no further connection can be opened");
+                None
+            }
+        }
     }
 }

@@ -22,9 +22,9 @@ use crate::{check, claim, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
 ///
-/// It has connections of its own: up to two for claims and settles, the second while there is a
-/// backlog (see [`PgStorageOptions::concurrent_exchanges`]), one for renewals, which must not wait for
-/// the former, and one while a worker listens. They are opened on first use and again when lost,
+/// It has connections of its own: two at most for claims, settles and operators, the second once two
+/// calls met (see [`PgStorageOptions::concurrent_exchanges`]), one for renewals, which must not wait
+/// for the former, and one while a worker listens. They are opened on first use and again when lost,
 /// and run single statements in autocommit. It never touches the caller's pool.
 ///
 /// # Cancellation
@@ -107,7 +107,7 @@ impl PgStorageOptions {
     }
 
     /// Sets how many exchanges a worker has under way at most, each on a connection of its own; from
-    /// 1 to 16, default 2. It takes more than one only while there is a backlog.
+    /// 1 to 16, default 2. It takes more than one only where that is worth it, above all with a backlog.
     pub fn concurrent_exchanges(mut self, most: usize) -> Self {
         self.concurrent_exchanges = most;
         self

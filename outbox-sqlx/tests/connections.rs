@@ -75,20 +75,9 @@ async fn settings_of_the_role_do_not_matter() {
     assert_eq!(seen, expected);
 }
 
-#[tokio::test]
-async fn a_storage_uses_three_connections_and_names_them() {
-    let database = database().await;
-    let storage = database.storage().await;
-    let mut ours = database.connect().await;
-    // The one that migrated is closed.
-    until_own_connections(&mut ours, 1).await;
-    fill(&mut ours, "q", 40).await;
-    for _ in 0..3 {
-        storage.claim(&pending("q", 1)).await.unwrap();
-    }
-    // Calls one after the other need one.
-    assert_eq!(own_connections(&mut ours).await, 1);
-    let requests: Vec<_> = (0..4).map(|_| pending("q", 9)).collect();
+/// Four claims at once, and a renewal.
+async fn claim_at_once(storage: &PgStorage, queue: &str) {
+    let requests: Vec<_> = (0..4).map(|_| pending(queue, 10)).collect();
     let [a, b, c, d] = &requests[..] else {
         panic!("four requests were made")
     };
@@ -103,7 +92,36 @@ async fn a_storage_uses_three_connections_and_names_them() {
         Duration::from_secs(60),
     );
     storage.renew(&[renewal]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_storage_uses_three_connections_and_names_them() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    // The one that migrated is closed.
+    until_own_connections(&mut ours, 1).await;
+    fill(&mut ours, "q", 40).await;
+    for _ in 0..3 {
+        storage.claim(&pending("q", 1)).await.unwrap();
+    }
+    // Calls one after the other need one.
+    assert_eq!(own_connections(&mut ours).await, 1);
+    claim_at_once(&storage, "q").await;
     assert_eq!(own_connections(&mut ours).await, 3);
+}
+
+#[tokio::test]
+async fn a_storage_that_takes_one_exchange_uses_two_connections() {
+    let database = database().await;
+    drop(database.storage().await);
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 0).await;
+    let options = PgStorage::options().concurrent_exchanges(1);
+    let storage = options.connect_with(database.options()).await.unwrap();
+    fill(&mut ours, "q", 40).await;
+    claim_at_once(&storage, "q").await;
+    assert_eq!(own_connections(&mut ours).await, 2);
 }
 
 #[tokio::test]
@@ -325,4 +343,30 @@ async fn a_database_that_accepts_no_connections_for_a_while_is_an_outage() {
     assert!(error.is_transient(), "{error:?}");
     execute(&mut elsewhere, &allow("true")).await;
     assert_eq!(storage.settle(&settlements).await.unwrap().written.len(), 1);
+}
+
+#[tokio::test]
+async fn where_the_server_has_no_connection_left_the_first_one_does_the_work() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 0).await;
+    let role = database.role("connection limit 1").await;
+    execute(
+        &mut ours,
+        &format!(
+            "grant usage on schema outbox to {role};
+             grant all on all tables in schema outbox to {role}"
+        ),
+    )
+    .await;
+    let storage = PgStorage::connect_with(database.options_of(&role))
+        .await
+        .unwrap();
+    fill(&mut ours, "q", 40).await;
+    let requests = [pending("q", 10), pending("q", 10)];
+    let claims = tokio::join!(storage.claim(&requests[0]), storage.claim(&requests[1]));
+    assert_eq!(claims.0.unwrap().messages.len(), 10);
+    assert_eq!(claims.1.unwrap().messages.len(), 10);
+    assert_eq!(own_connections(&mut ours).await, 1);
 }

@@ -267,12 +267,15 @@ impl Claiming {
         !self.unresolved.is_empty()
     }
 
-    /// When [`plan`](Self::plan) may answer differently without anything else happening.
-    pub(super) fn next_change(&self, holding: Holding) -> Instant {
-        if holding.suspects == 0 {
-            self.next_poll.min(self.next_reclaim)
+    /// When [`plan`](Self::plan) may answer differently without anything else happening: not by the
+    /// clock while a claim is under way.
+    pub(super) fn next_change(&self, holding: Holding) -> Option<Instant> {
+        if !self.under_way.is_empty() {
+            None
+        } else if holding.suspects == 0 {
+            Some(self.next_poll.min(self.next_reclaim))
         } else {
-            self.next_poll
+            Some(self.next_poll)
         }
     }
 }

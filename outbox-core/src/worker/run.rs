@@ -66,6 +66,9 @@ pub(super) struct Agent {
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     idle: bool,
+    /// Something was settled, or answered beside another call, since the worker last held nothing: a
+    /// claim that was under way meanwhile could not tell whether it is idle.
+    look_again: bool,
 }
 
 /// Forward only.
@@ -122,6 +125,7 @@ impl Agent {
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
+            look_again: false,
         }
     }
 
@@ -140,7 +144,7 @@ impl Agent {
             if self.shutdown.is_draining() {
                 return Ok(false);
             }
-            let limit = self.settings.storage_timeout;
+            let (sent, limit) = (self.runtime.now(), self.settings.storage_timeout);
             let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
             let answer = match timeout(&*self.runtime, limit, call).await {
                 Some(Ok(answer)) => answer,
@@ -149,11 +153,11 @@ impl Agent {
             };
             match answer {
                 Ok(()) => {
-                    self.storage_answered(self.runtime.now());
+                    self.storage_answered(sent);
                     return Ok(true);
                 }
                 Err(error) if error.is_transient() => {
-                    self.storage_failed(&error);
+                    self.storage_failed(&error, sent);
                     // Hints end a turn and not the pause.
                     while self.backoff.pause(self.runtime.now()).is_some()
                         && !self.shutdown.is_draining()
@@ -437,18 +441,19 @@ impl Agent {
     /// When something changes by the clock alone.
     fn next_change(&self, now: Instant) -> Option<Instant> {
         let pause = self.backoff.pause(now);
+        // Beside a call they wait for company, however long they are due.
+        let alone = self.exchanges.is_empty();
+        let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
-            Phase::Claiming if !self.exchanges.is_empty() => None,
+            Phase::Claiming if self.exchanges.len() >= self.most_exchanges => None,
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
                     && !self.outgoing.is_stuck();
                 let claim = room.then(|| self.claiming.next_change(self.holding()));
-                claim.into_iter().chain(self.outgoing.next_delayed()).min()
+                claim.flatten().into_iter().chain(delayed).min()
             }),
             Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
-                // While a call is on its way nothing else is asked, however long it is due.
-                let asks = self.exchanges.is_empty();
-                let next = pause.or_else(|| self.outgoing.next_delayed().filter(|_| asks));
+                let next = pause.or(delayed);
                 Some(next.map_or(until, |next| next.min(until)))
             }
         }

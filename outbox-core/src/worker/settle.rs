@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lease::Held;
+use crate::message::MessageId;
 use crate::outcome::{Settlement, Verdict};
 use crate::storage::{Claimed, Settled};
 use crate::telemetry::{About, Written};
@@ -140,32 +141,47 @@ impl Outgoing {
 
     /// Whether outcomes cannot be written at present: what runs now would wait with them.
     pub(super) fn is_stuck(&self) -> bool {
-        let failed = |pending: &Pending| pending.asked_before && pending.times_alone == 0;
-        let failed_alone = self.delayed.iter().filter(|(_, one)| one.asked_before);
+        let (mut alone, mut failed_alone) = (0, 0);
+        for pending in self.all() {
+            if pending.times_alone > 0 {
+                alone += 1;
+                failed_alone += usize::from(pending.asked_before);
+            } else if pending.asked_before {
+                return true;
+            }
+        }
+        failed_alone > MOST_DELAYED || alone > MOST_LOCKED
+    }
+
+    /// Also those that are under way: nothing is known of them yet.
+    fn all(&self) -> impl Iterator<Item = &Pending> {
+        let delayed = self.delayed.iter().map(|(_, pending)| pending);
         let under_way = self.asked.values().flatten();
-        self.waiting.iter().chain(under_way).any(failed)
-            || failed_alone.count() > MOST_DELAYED
-            || self.delayed.len() > MOST_LOCKED
+        self.waiting.iter().chain(delayed).chain(under_way)
     }
 
     /// Whether some outcome could not be written yet.
     pub(super) fn has_failed(&self) -> bool {
-        let delayed = self.delayed.iter().map(|(_, pending)| pending);
-        let mut all = self.waiting.iter().chain(delayed);
-        all.any(|pending| pending.asked_before)
+        self.all().any(|pending| pending.asked_before)
     }
 
     /// Takes what goes with the next call: at most one settlement for each message, and none for a
     /// message of a call that is under way.
     pub(super) fn ask(&mut self, now: Instant) -> Option<(Call, Vec<Settlement>)> {
+        let under_way = self.asked.values().flatten();
+        let under_way: HashSet<_> = under_way.map(|one| one.settlement.id).collect();
         let turn = !self.delayed_went || self.waiting.is_empty();
-        let due = || self.delayed.iter().position(|(at, _)| *at <= now);
+        let due = || {
+            self.delayed
+                .iter()
+                .position(|(at, one)| *at <= now && !under_way.contains(&one.settlement.id))
+        };
         let due = turn.then(due).flatten();
         self.delayed_went = due.is_some();
         let asked = if let Some(place) = due {
             vec![self.delayed.swap_remove(place).1]
         } else {
-            self.take_waiting()
+            self.take_waiting(under_way)
         };
         if asked.is_empty() {
             return None;
@@ -177,9 +193,8 @@ impl Outgoing {
         Some((call, settlements))
     }
 
-    fn take_waiting(&mut self) -> Vec<Pending> {
-        let under_way = self.asked.values().flatten();
-        let mut ids: HashSet<_> = under_way.map(|one| one.settlement.id).collect();
+    /// Takes waiting ones about other messages than these.
+    fn take_waiting(&mut self, mut ids: HashSet<MessageId>) -> Vec<Pending> {
         let most = self.ceiling + ids.len();
         let taken = self.waiting.extract_if(.., |pending| {
             ids.len() < most && ids.insert(pending.settlement.id)
@@ -262,7 +277,6 @@ impl Outgoing {
 mod tests {
     use super::*;
     use crate::lease::LeaseToken;
-    use crate::message::MessageId;
 
     fn outgoing(count: i64) -> Outgoing {
         let mut outgoing = Outgoing::default();
@@ -324,5 +338,28 @@ mod tests {
             outgoing.has_failed(),
             "the one that waits to be asked again"
         );
+    }
+
+    #[test]
+    fn a_message_that_waits_for_its_turn_alone_is_in_one_call_at_a_time() {
+        let now = Instant::now();
+        let mut outgoing = outgoing(1);
+        let (first, _) = outgoing.ask(now).expect("one waits");
+        outgoing.failed(first, now);
+        // A later delivery of the same message ends meanwhile.
+        let held = Held {
+            id: MessageId(1),
+            token: LeaseToken::random(),
+        };
+        let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
+        outgoing.push(Pending::new(&message, Verdict::Done, Duration::ZERO));
+        let (later, settlements) = outgoing.ask(now).expect("one waits");
+        assert_eq!(settlements[0].token, held.token);
+        let due = now + PAUSE;
+        assert!(outgoing.ask(due).is_none(), "its message is under way");
+        outgoing.answered(later, &Settled::new(vec![MessageId(1)]), due);
+        let (last, _) = outgoing.ask(due).expect("the first one");
+        let known = outgoing.answered(last, &Settled::default(), due);
+        assert_eq!(known[0].1, Fate::Unresolved);
     }
 }

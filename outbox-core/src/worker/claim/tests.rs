@@ -110,8 +110,10 @@ fn after_an_empty_answer_it_waits_for_the_poll_the_next_due_time_or_a_hint() {
     claiming.answered(&request, &empty, now);
     assert!(claiming.plan(Holding::default(), now).is_none());
     let due = now + Duration::from_millis(120);
-    assert_eq!(claiming.next_change(Holding::default()), due);
+    assert_eq!(claiming.next_change(Holding::default()), Some(due));
     let request = claiming.plan(Holding::default(), due).expect("due");
+    let late = claiming.next_change(Holding::default());
+    assert_eq!(late, None, "not while it is under way");
 
     claiming.answered(&request, &Claim::default(), now);
     let poll = claiming.next_poll - now;

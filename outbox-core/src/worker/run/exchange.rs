@@ -101,12 +101,16 @@ impl Agent {
             }
             (Some(_), None) | (None, _) => {}
         }
-        if settles && matches!(self.ending, Ending::WhenIdle { .. }) && self.holds_nothing() {
-            // Look again at once: whether that was all is what the run waits for.
+        self.look_again |= settles || !self.exchanges.is_empty();
+        if matches!(self.ending, Ending::WhenIdle { .. })
+            && self.holds_nothing()
+            && std::mem::take(&mut self.look_again)
+        {
+            // At once: whether that was all is what the run waits for.
             self.claiming.woken();
         }
         match failed {
-            Some(error) => self.storage_failed(&error),
+            Some(error) => self.storage_failed(&error, answer.sent),
             None => self.storage_answered(answer.sent),
         }
     }
@@ -225,9 +229,11 @@ impl Agent {
         }
     }
 
-    pub(super) fn storage_failed(&mut self, error: &Error) {
+    pub(super) fn storage_failed(&mut self, error: &Error, sent: Instant) {
         add(&self.telemetry.counters.storage_errors, 1);
-        let failures = self.backoff.failed(self.runtime.now(), fastrand::f64());
+        let failures = self
+            .backoff
+            .failed(sent, self.runtime.now(), fastrand::f64());
         tracing::warn!(
             error = error as &dyn std::error::Error,
             failures,
