@@ -362,4 +362,17 @@ mod tests {
         let known = outgoing.answered(last, &Settled::default(), due);
         assert_eq!(known[0].1, Fate::Unresolved);
     }
+
+    #[test]
+    fn calls_side_by_side_are_each_as_large_as_one() {
+        let now = Instant::now();
+        let mut outgoing = outgoing(100);
+        let (call, _) = outgoing.ask(now).expect("some wait");
+        outgoing.failed(call, now);
+        for size in [50, 50] {
+            let (_, settlements) = outgoing.ask(now).expect("some wait");
+            assert_eq!(settlements.len(), size);
+        }
+        assert!(outgoing.ask(now).is_none());
+    }
 }

@@ -325,6 +325,35 @@ fn claims_that_failed_are_asked_for_again_one_by_one() {
 }
 
 #[test]
+fn expired_leases_are_looked_for_by_one_claim_at_a_time() {
+    let now = Instant::now();
+    let mut claiming = deep(400, now);
+    let later = now + SECOND;
+    let first = claiming.plan(Holding::default(), later).expect("expired");
+    assert_eq!(first.source, Source::Expired);
+    let beside = claiming.plan(Holding::default(), later).expect("a share");
+    assert_eq!(beside.source, Source::Pending);
+}
+
+#[test]
+fn a_claim_that_is_asked_for_again_counts_and_asks_for_no_more_than_before() {
+    let now = Instant::now();
+    let mut claiming = deep(400, now);
+    let first = claiming.plan(Holding::default(), now).expect("a share");
+    let second = claiming.plan(Holding::default(), now).expect("the other");
+    claiming.failed(first);
+    for _ in 0..20 {
+        claiming.answered(&second, &messages(200), now);
+    }
+    let again = claiming.plan(Holding::default(), now).expect("again");
+    assert!(again.resume);
+    assert_eq!(again.limit, 200, "although larger ones succeed");
+    let beside = claiming.plan(Holding::default(), now).expect("a share");
+    assert_eq!(beside.limit, 200);
+    assert!(claiming.plan(Holding::default(), now).is_none(), "no room");
+}
+
+#[test]
 fn queues_take_turns_at_being_first() {
     let now = Instant::now();
     let mut claiming = claiming(10, 0, now);
