@@ -43,6 +43,9 @@ pub(super) enum Ending {
 /// How long cancelled handlers have to be dropped before the worker leaves them behind.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
+/// However many a storage says.
+const MOST_EXCHANGES: usize = 16;
+
 pub(super) struct Agent {
     storage: Arc<dyn Storage>,
     runtime: Arc<dyn Runtime>,
@@ -100,7 +103,10 @@ impl Agent {
         // It ends with its first panic, and then the poll is what remains.
         let hints = AssertUnwindSafe(hints).catch_unwind();
         let wake_ups = hints.filter_map(|hint| std::future::ready(hint.ok()));
-        let most_exchanges = worker.storage.concurrent_exchanges().max(1);
+        let most_exchanges = worker
+            .storage
+            .concurrent_exchanges()
+            .clamp(1, MOST_EXCHANGES);
         let now = worker.runtime.now();
         let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
         Self {
