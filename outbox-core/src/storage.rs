@@ -116,7 +116,9 @@ pub trait Storage: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Due messages without a lease (LEASE-04, EXPIRE-02), ordered by priority, due time and id
-    /// within a queue (LEASE-05, LEASE-06). Charges an attempt.
+    /// within a queue (LEASE-05, LEASE-06). Charges an attempt. While claims come back full, one that
+    /// somebody else puts before those already claimed may be left for a while, and is then claimed
+    /// in its place.
     Pending,
     /// Messages whose lease has expired (EXPIRE-03), oldest end first within a queue (EXPIRE-04);
     /// between queues in any order. Counts a lease loss instead of an attempt; those with

@@ -62,6 +62,8 @@ mod settle;
 mod storage;
 #[cfg(feature = "postgres")]
 mod verify;
+#[cfg(feature = "postgres")]
+mod watermark;
 
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

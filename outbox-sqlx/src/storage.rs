@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, MessageId, NewMessage, Renewal, Renewed, Runtime,
+    BoxStream, Claim, ClaimRequest, Due, Error, MessageId, NewMessage, Renewal, Renewed, Runtime,
     Settled, Settlement, Storage,
 };
 use sqlx::postgres::PgConnectOptions;
@@ -18,6 +18,7 @@ use crate::lane::{Lane, Repeat};
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
+use crate::watermark::Watermarks;
 use crate::{check, claim, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) wake_ups: WakeUps,
     /// Claims, settles and everything an operator asks.
     pub(crate) control: Lane,
+    /// Where claims begin to read.
+    pub(crate) watermarks: Watermarks,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
 }
@@ -127,6 +130,7 @@ impl PgStorageOptions {
                 statements: statements.clone(),
                 options: options.clone(),
                 wake_ups: self.wake_ups,
+                watermarks: Watermarks::default(),
             }),
         })
     }
@@ -197,6 +201,10 @@ impl Storage for PgStorage {
                 columns.query(statements, &channel, wake)
             })
             .await?;
+        if messages.iter().any(|new| matches!(new.due, Due::At(_))) {
+            // The instant may be long past.
+            self.inner.watermarks.doubt();
+        }
         let ids = batch.match_written(&answer.rows);
         ids.map_err(|error| storage_error("enqueue", error))
     }
