@@ -34,6 +34,7 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
         answer = claim_once(inner, request, &arrays).await?;
     }
     let mut claim = answer.claim;
+    inner.house.count(claim.messages.len() + claim.dead.len());
     // Not after messages: their handlers would wait for it.
     if claim.messages.is_empty() {
         fill_next_due(inner, request, &arrays, &mut claim).await?;

@@ -43,6 +43,10 @@ mod error;
 #[cfg(feature = "postgres")]
 mod expected;
 #[cfg(feature = "postgres")]
+mod house;
+#[cfg(feature = "postgres")]
+mod housekeep;
+#[cfg(feature = "postgres")]
 mod lane;
 #[cfg(feature = "postgres")]
 mod listener;

@@ -86,6 +86,7 @@ async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageI
         );
         return Err(unknown.into());
     }
+    inner.house.count(answer.rows.len());
     ids_of(&answer.rows).map_err(|error| storage_error("settle", error).into())
 }
 

@@ -5,21 +5,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Due, Error, MessageId, NewMessage, Renewal, Renewed, Runtime,
-    Settled, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Due, Error, Housekeeping, MessageId, NewMessage, Renewal,
+    Renewed, Runtime, Settled, Settlement, Storage,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::batch::Batch;
 use crate::columns::Columns;
-use crate::connect::{options_of, own_connection};
+use crate::connect::{for_vacuum, options_of, own_connection};
 use crate::error::storage_error;
+use crate::house::House;
 use crate::lane::{Lane, Repeat};
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
 use crate::watermark::Watermarks;
-use crate::{check, claim, listener, renew, settle};
+use crate::{check, claim, housekeep, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
 ///
@@ -58,6 +59,10 @@ pub(crate) struct Inner {
     pub(crate) watermarks: Watermarks,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
+    /// Opens the connection of a vacuum, and keeps none.
+    pub(crate) vacuum: Lane,
+    /// When a vacuum is worth it.
+    pub(crate) house: House,
 }
 
 impl fmt::Debug for PgStorage {
@@ -121,11 +126,14 @@ impl PgStorageOptions {
         };
         let statements = Arc::new(Statements::new(&schema));
         let options = own_connection(options);
-        let lane = || Lane::new(options.clone(), statements.recovery.clone());
+        let lane =
+            |options: &PgConnectOptions| Lane::new(options.clone(), statements.recovery.clone());
         Ok(PgStorage {
             inner: Arc::new(Inner {
-                control: lane(),
-                renewal: lane(),
+                control: lane(&options),
+                renewal: lane(&options),
+                vacuum: lane(&for_vacuum(options.clone())),
+                house: House::default(),
                 schema,
                 statements: statements.clone(),
                 options: options.clone(),
@@ -221,7 +229,13 @@ impl Storage for PgStorage {
         if renewals.is_empty() {
             return Ok(Renewed::default());
         }
-        renew::renew(&self.inner, &self.inner.renewal, renewals).await
+        let renewed = renew::renew(&self.inner, &self.inner.renewal, renewals).await?;
+        self.inner.house.count(renewed.renewed.len());
+        Ok(renewed)
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        housekeep::housekeep(&self.inner).await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, Exchange, LeaseToken, MessageId, NewMessage, Renewal,
-    Renewed, Runtime, Settled, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Error, Exchange, Housekeeping, LeaseToken, MessageId,
+    NewMessage, Renewal, Renewed, Runtime, Settled, Settlement, Storage,
 };
 
 /// A storage in front of the faults. Clones are the same.
@@ -81,6 +81,10 @@ impl Storage for Front {
         let exchange = self.storage.exchange(settlements, request).await;
         self.answered(settlements, &exchange.settled);
         exchange
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.storage.housekeep().await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
