@@ -40,8 +40,8 @@ pub use outcome::{
 pub use retry::{CustomPolicy, FailedAttempt, MAX_DELAY, RetryPolicy};
 pub use runtime::{Runtime, timeout};
 pub use storage::{
-    Cancel, Claim, ClaimRequest, Claimed, DeadLettered, Exchange, QueueLease, Renewal, Renewed,
-    Settled, Source, Storage,
+    Cancel, Claim, ClaimRequest, Claimed, DeadLettered, Exchange, Housekeeping, QueueLease,
+    Renewal, Renewed, Settled, Source, Storage,
 };
 pub use telemetry::{About, Event, Health, LossPhase, Observer, Report, Written};
 pub use worker::{PreparedWorker, Worker, WorkerHandle};

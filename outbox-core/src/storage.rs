@@ -110,6 +110,18 @@ pub trait Storage: Send + Sync + 'static {
         1
     }
 
+    /// Tidies up after what was settled, where a database leaves that to its users: deletes no message
+    /// and changes none. Called every few seconds by a worker that has settled something since the
+    /// last time, beside all other calls, which it must not hold up; and by many workers, of which one
+    /// at a time does the work. The worker that ends drops it. The default has nothing to do.
+    ///
+    /// # Errors
+    /// Errors are logged, and the worker calls again. What cannot get better is
+    /// [`Housekeeping::NotPermitted`].
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        Ok(Housekeeping::NotNeeded)
+    }
+
     /// Hints that something may have become available in these queues (WAKE-01), to each stream
     /// by itself (WAKE-02). Hints may be lost, repeated or wrong: the worker polls as well. But each
     /// one is a claim, so a stream is silent while nothing happens (WAKE-04). The stream may use the
@@ -125,7 +137,9 @@ pub trait Storage: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Due messages without a lease (LEASE-04, EXPIRE-02), ordered by priority, due time and id
-    /// within a queue (LEASE-05, LEASE-06). Charges an attempt.
+    /// within a queue (LEASE-05, LEASE-06). Charges an attempt. While claims come back full, one that
+    /// somebody else puts before those already claimed may be left for a while, and is then claimed
+    /// in its place.
     Pending,
     /// Messages whose lease has expired (EXPIRE-03), oldest end first within a queue (EXPIRE-04);
     /// between queues in any order. Counts a lease loss instead of an attempt; those with
@@ -428,6 +442,28 @@ impl Exchange {
     pub const fn new(settled: Result<Settled, Error>, claim: Result<Claim, Error>) -> Self {
         Self { settled, claim }
     }
+}
+
+/// What a storage did to tidy up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Housekeeping {
+    /// Nothing: there was nothing to do, or too little to be worth it.
+    NotNeeded,
+    /// Nothing: somebody else is at it.
+    Elsewhere,
+    /// What it had to.
+    Done {
+        /// How long that took, by this process's clock.
+        took: Duration,
+        /// How many entries are left that cannot be removed yet, because somebody may still see them.
+        left: u64,
+    },
+    /// Nothing: its user may not. The worker says so once, and does not call again.
+    NotPermitted {
+        /// What an operator can do about it, in one line.
+        advice: String,
+    },
 }
 
 /// What became of a request to cancel a message. Where a storage offers that, a cancelled message

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::message::MessageId;
 use crate::outcome::DeadReason;
-use crate::storage::Source;
+use crate::storage::{Housekeeping, Source};
 
 /// The message an event speaks of.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +125,8 @@ pub enum Event<'a> {
         /// How many were cancelled.
         running: usize,
     },
+    /// The storage has tidied up, or may not: then this is told once.
+    Housekept(&'a Housekeeping),
 }
 
 /// Told every event; must be quick. A panic in it is caught and logged.
@@ -156,6 +158,19 @@ macro_rules! counters {
             }
         }
     };
+}
+
+impl Counters {
+    /// How many outcomes were written.
+    pub(crate) fn settled(&self) -> u64 {
+        let report = self.report();
+        report.done
+            + report.retried
+            + report.snoozed
+            + report.discarded
+            + report.dead
+            + report.released
+    }
 }
 
 counters! {

@@ -1,12 +1,13 @@
 //! The worker: what a caller configures and runs. The loops behind it are one file each: `run`
 //! owns the state, `claim` decides what to take, `execute` runs a handler, `verdict` says what
 //! becomes of its message, `settle` keeps what is to be written, `heartbeat` renews leases,
-//! `shutdown` is the signal that ends them.
+//! `housekeeping` lets the storage tidy up, `shutdown` is the signal that ends them.
 
 mod backoff;
 mod claim;
 mod execute;
 mod heartbeat;
+mod housekeeping;
 mod rate;
 mod registry;
 mod run;

@@ -170,7 +170,8 @@ fn a_hint_stream_that_panics_or_ends_is_replaced_by_the_poll() {
     }
 }
 
-/// What happens to the tasks a worker spawns, by number: 0 is its agent, then come its handlers.
+/// What happens to the tasks a worker spawns, by number: 0 is its agent, 1 the housekeeping, then come
+/// its handlers.
 type Spawn = fn(&outbox_testkit::SimRuntime, usize, BoxFuture<'static, ()>);
 
 /// The simulated runtime with another `spawn`.
@@ -225,7 +226,7 @@ fn a_worker_that_panics_stops_its_handlers_and_ends_with_an_error_that_says_so()
     rig.enqueue(draft(0));
     let log = Log::default();
     let spawn: Spawn = |sim, number, task| {
-        assert!(number != 2, "planned");
+        assert!(number != 3, "planned");
         sim.spawn(task);
     };
     let worker = worker_with(&rig, spawn, &log);
@@ -251,7 +252,7 @@ fn a_handler_whose_task_the_runtime_drops_gives_its_message_back_uncharged() {
     rig.enqueue(draft(0));
     let log = Log::default();
     let spawn: Spawn = |sim, number, task| match number {
-        1 => drop(task),
+        2 => drop(task),
         _ => sim.spawn(task),
     };
     rig.start(worker_with(&rig, spawn, &log));
@@ -268,7 +269,7 @@ fn a_handler_whose_task_begins_too_late_is_not_called() {
         seconds: u32,
         task: BoxFuture<'static, ()>,
     ) {
-        let sleep = sim.sleep(SECOND * seconds * u32::from(number > 0));
+        let sleep = sim.sleep(SECOND * seconds * u32::from(number > 1));
         sim.spawn(Box::pin(async move {
             sleep.await;
             task.await;

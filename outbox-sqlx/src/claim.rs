@@ -1,6 +1,6 @@
 //! Claims: pending messages, expired leases, and what a lost reply leased.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_core::{Claim, ClaimRequest, Error, MAX_LEASE_LOSSES, PRIORITIES, QueueLease, Source};
 use sqlx::Row;
@@ -10,8 +10,14 @@ use sqlx::postgres::types::PgInterval;
 use crate::codec::interval;
 use crate::error::storage_error;
 use crate::lane::{Failed, Repeat};
-use crate::rows::{Names, claim_of, dead_lettered, leased, sort_by_start};
+use crate::rows::{Leased, Names, claim_of, dead_lettered, leased, sort_by_start};
 use crate::storage::Inner;
+use crate::timestamp::Timestamp;
+use crate::watermark::Mark;
+
+/// Where the ends of leases cannot be looked for at once, the next look for those that have ended
+/// comes this soon.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Claims as the request says.
 pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -22,23 +28,54 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
             return Ok(found);
         }
     }
-    let mut claim = match claim_new(inner, request, &arrays).await {
-        Ok(claim) => claim,
-        Err(failed) if failed.unknown => {
-            // The same question a worker would ask, one failed call earlier.
-            let found = recover(inner, request, &arrays).await?;
-            if !found.messages.is_empty() {
-                return Ok(found);
-            }
-            claim_new(inner, request, &arrays).await?
-        }
-        Err(failed) => return Err(failed.into()),
-    };
+    let mut answer = claim_once(inner, request, &arrays).await?;
+    if answer.claim.messages.is_empty() && answer.passed_over {
+        // What is before the marks is all that may be left.
+        answer = claim_once(inner, request, &arrays).await?;
+    }
+    let mut claim = answer.claim;
+    inner.house.count(claim.messages.len() + claim.dead.len());
     // Not after messages: their handlers would wait for it.
     if claim.messages.is_empty() {
-        fill_next_due(inner, &arrays, &mut claim).await?;
+        fill_next_due(inner, request, &arrays, &mut claim).await?;
     }
     Ok(claim)
+}
+
+/// Claims, and asks for what a lost reply has leased.
+async fn claim_once(
+    inner: &Inner,
+    request: &ClaimRequest,
+    arrays: &Arrays,
+) -> Result<Answered, Error> {
+    match claim_new(inner, request, arrays).await {
+        Ok(answer) => Ok(answer),
+        Err(failed) if failed.unknown => {
+            // The same question a worker would ask, one failed call earlier.
+            let found = recover(inner, request, arrays).await?;
+            if !found.messages.is_empty() {
+                return Ok(Answered::whole(found));
+            }
+            Ok(claim_new(inner, request, arrays).await?)
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// What a claim took.
+struct Answered {
+    claim: Claim,
+    /// It began at marks, and the next claim will not.
+    passed_over: bool,
+}
+
+impl Answered {
+    fn whole(claim: Claim) -> Self {
+        Self {
+            claim,
+            passed_over: false,
+        }
+    }
 }
 
 /// The queues of a request as parallel arrays: once each, and once for each priority.
@@ -78,45 +115,89 @@ impl Arrays {
     }
 }
 
+/// Places in the index of pending messages, for each queue and priority, as arrays.
+struct Since {
+    due: Vec<Option<Timestamp>>,
+    ids: Vec<i64>,
+}
+
+impl Since {
+    fn new(marks: impl Iterator<Item = Option<Mark>>) -> Self {
+        let (due, ids) = marks
+            .map(|mark| match mark {
+                Some(mark) => (Some(mark.due_at), mark.id),
+                None => (None, i64::MIN),
+            })
+            .unzip();
+        Self { due, ids }
+    }
+}
+
 async fn claim_new(
     inner: &Inner,
     request: &ClaimRequest,
     arrays: &Arrays,
-) -> Result<Claim, Failed> {
-    let limit = limit(request);
-    let token = request.token.as_uuid();
-    let statements = &inner.statements;
-    let answer = match request.source {
-        Source::Expired => {
-            let losses = i16::try_from(MAX_LEASE_LOSSES).unwrap_or(i16::MAX);
-            inner
-                .control
-                .fetch("claim", Repeat::Ask, || {
-                    sqlx::query(statements.claim_expired.clone())
-                        .bind(token)
-                        .bind(&arrays.queues)
-                        .bind(&arrays.lease_ttls)
-                        .bind(limit)
-                        .bind(losses)
-                        .bind(&arrays.max_attempts)
-                })
-                .await?
-        }
-        Source::Pending => {
-            inner
-                .control
-                .fetch("claim", Repeat::Ask, || {
-                    sqlx::query(statements.claim_pending.clone())
-                        .bind(token)
-                        .bind(&arrays.level_queues)
-                        .bind(&arrays.level_priorities)
-                        .bind(&arrays.level_ttls)
-                        .bind(limit)
-                })
-                .await?
-        }
-    };
-    read(request, &answer.rows).map_err(|error| storage_error("claim", error).into())
+) -> Result<Answered, Failed> {
+    match request.source {
+        Source::Pending => claim_pending(inner, request, arrays).await,
+        Source::Expired => claim_expired(inner, request, arrays).await,
+    }
+}
+
+async fn claim_pending(
+    inner: &Inner,
+    request: &ClaimRequest,
+    arrays: &Arrays,
+) -> Result<Answered, Failed> {
+    let reading = inner.watermarks.read(&request.queues, Instant::now());
+    let since = Since::new(reading.since());
+    let answer = inner
+        .control
+        .fetch("claim", Repeat::Ask, || {
+            sqlx::query(inner.statements.claim_pending.clone())
+                .bind(request.token.as_uuid())
+                .bind(&arrays.level_queues)
+                .bind(&arrays.level_priorities)
+                .bind(&arrays.level_ttls)
+                .bind(limit(request))
+                .bind(&since.due)
+                .bind(&since.ids)
+        })
+        .await?;
+    let mut messages = read_leased(request, &answer.rows)?;
+    // "returning" promises no order.
+    sort_by_start(request, &mut messages);
+    let passed_over = reading.answered(&messages, request.limit, Instant::now());
+    Ok(Answered {
+        claim: claim_of(messages),
+        passed_over,
+    })
+}
+
+async fn claim_expired(
+    inner: &Inner,
+    request: &ClaimRequest,
+    arrays: &Arrays,
+) -> Result<Answered, Failed> {
+    let look = inner.watermarks.look(&request.queues, Instant::now());
+    let losses = i16::try_from(MAX_LEASE_LOSSES).unwrap_or(i16::MAX);
+    let answer = inner
+        .control
+        .fetch("claim", Repeat::Ask, || {
+            sqlx::query(inner.statements.claim_expired.clone())
+                .bind(request.token.as_uuid())
+                .bind(&arrays.queues)
+                .bind(&arrays.lease_ttls)
+                .bind(limit(request))
+                .bind(losses)
+                .bind(&arrays.max_attempts)
+                .bind(look.since())
+        })
+        .await?;
+    look.answered(!answer.rows.is_empty(), Instant::now());
+    let claim = read_expired(request, &answer.rows);
+    let claim = claim.map_err(|error| storage_error("claim", error))?;
+    Ok(Answered::whole(claim))
 }
 
 fn limit(request: &ClaimRequest) -> i64 {
@@ -133,52 +214,60 @@ async fn recover(inner: &Inner, request: &ClaimRequest, arrays: &Arrays) -> Resu
                 .bind(&arrays.lease_ttls)
                 .bind(limit(request))
         })
-        .await?;
+        .await;
+    // What is beyond the limit is released, before the marks.
+    inner.watermarks.doubt();
     // In their place among pending messages, whatever the claim was: the lost reply's own order,
     // that of the ends of expired leases, is overwritten.
-    let mut names = Names::of_queues(&request.queues);
-    let messages = answer
-        .rows
-        .iter()
-        .map(|row| leased(row, request.token, &mut names));
-    let messages = messages.collect::<Result<Vec<_>, _>>();
-    let mut messages = messages.map_err(|error| storage_error("claim", error))?;
+    let mut messages = read_leased(request, &answer?.rows)?;
     sort_by_start(request, &mut messages);
     Ok(claim_of(messages))
 }
 
-fn read(request: &ClaimRequest, rows: &[PgRow]) -> Result<Claim, sqlx::Error> {
+fn read_leased(request: &ClaimRequest, rows: &[PgRow]) -> Result<Vec<Leased>, Error> {
+    let mut names = Names::of_queues(&request.queues);
+    let messages = rows
+        .iter()
+        .map(|row| leased(row, request.token, &mut names));
+    let messages = messages.collect::<Result<_, _>>();
+    messages.map_err(|error| storage_error("claim", error))
+}
+
+fn read_expired(request: &ClaimRequest, rows: &[PgRow]) -> Result<Claim, sqlx::Error> {
     let mut names = Names::of_queues(&request.queues);
     let mut messages = Vec::with_capacity(rows.len());
     let mut dead = Vec::new();
     for row in rows {
-        // Only the claim of expired leases has the column.
-        if request.source == Source::Expired
-            && let Some(letter) = dead_lettered(row, &mut names)?
-        {
-            dead.push(letter);
-            continue;
+        match dead_lettered(row, &mut names)? {
+            Some(letter) => dead.push(letter),
+            None => messages.push(leased(row, request.token, &mut names)?),
         }
-        messages.push(leased(row, request.token, &mut names)?);
     }
     // "returning" promises no order.
-    match request.source {
-        Source::Expired => messages.sort_by_key(|message| (message.due_at, message.claimed.id)),
-        Source::Pending => sort_by_start(request, &mut messages),
-    }
+    messages.sort_by_key(|message| (message.due_at, message.claimed.id));
     let mut claim = claim_of(messages);
     claim.dead = dead;
     Ok(claim)
 }
 
-async fn fill_next_due(inner: &Inner, arrays: &Arrays, claim: &mut Claim) -> Result<(), Error> {
+async fn fill_next_due(
+    inner: &Inner,
+    request: &ClaimRequest,
+    arrays: &Arrays,
+    claim: &mut Claim,
+) -> Result<(), Error> {
+    let begun = Instant::now();
+    let ahead = inner.watermarks.ahead(&request.queues, begun);
+    let since = Since::new(ahead.since.iter().copied());
     let answer = inner
         .control
         .fetch("claim", Repeat::Harmless, || {
             sqlx::query(inner.statements.next_due.clone())
                 .bind(&arrays.level_queues)
                 .bind(&arrays.level_priorities)
-                .bind(&arrays.queues)
+                .bind(&ahead.lease_queues)
+                .bind(&since.due)
+                .bind(&since.ids)
         })
         .await;
     let rows = match answer {
@@ -196,7 +285,17 @@ async fn fill_next_due(inner: &Inner, arrays: &Arrays, claim: &mut Claim) -> Res
             .map_err(|error| storage_error("claim", error))?;
         Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
     };
-    claim.next_due = wait("due_in")?;
-    claim.next_expiry = wait("expires_in")?;
+    claim.next_due = sooner(wait("due_in")?, ahead.sweep_in);
+    let look_again = (ahead.lease_queues.len() < request.queues.len()).then_some(LOOK_AGAIN);
+    claim.next_expiry = sooner(wait("expires_in")?, look_again);
+    let asked_at = row.try_get("asked_at");
+    let asked_at = asked_at.map_err(|error| storage_error("claim", error))?;
+    let now = Instant::now();
+    let watermarks = &inner.watermarks;
+    watermarks.looked_ahead(&ahead, asked_at, now.saturating_duration_since(begun), now);
     Ok(())
+}
+
+fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }

@@ -42,6 +42,11 @@ pub(crate) fn own_connection(options: PgConnectOptions) -> PgConnectOptions {
     options.options(SETTINGS)
 }
 
+/// The same for a connection that vacuums: that takes as long as it takes, and less than this.
+pub(crate) fn for_vacuum(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("statement_timeout", "1h")])
+}
+
 /// Reads a URL. No error repeats it: it may hold a password, wherever the caller put that.
 pub(crate) fn options_of(url: &str) -> Result<PgConnectOptions, Error> {
     let refused = |message| {

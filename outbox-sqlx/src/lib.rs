@@ -43,6 +43,10 @@ mod error;
 #[cfg(feature = "postgres")]
 mod expected;
 #[cfg(feature = "postgres")]
+mod house;
+#[cfg(feature = "postgres")]
+mod housekeep;
+#[cfg(feature = "postgres")]
 mod lane;
 #[cfg(feature = "postgres")]
 mod listener;
@@ -62,6 +66,8 @@ mod settle;
 mod storage;
 #[cfg(feature = "postgres")]
 mod verify;
+#[cfg(feature = "postgres")]
+mod watermark;
 
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -35,6 +35,12 @@ pub(crate) struct Leased {
     pub(crate) claimed: Claimed,
     pub(crate) priority: i16,
     pub(crate) due_at: Timestamp,
+    /// By the database's clock, as the due time.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(dead_code, reason = "only Postgres' watermarks ask")
+    )]
+    pub(crate) claimed_at: Timestamp,
 }
 
 /// Shares the few queue, kind and content type names of a batch.
@@ -80,11 +86,13 @@ pub(crate) fn leased(
     claimed.group = row.optional_string("group_key")?;
     claimed.tag = row.optional_string("tag")?;
     claimed.created_at = created_at.into();
-    claimed.age = row.instant("claimed_at")?.since(created_at);
+    let claimed_at = row.instant("claimed_at")?;
+    claimed.age = claimed_at.since(created_at);
     Ok(Leased {
         claimed,
         priority: row.small("priority")?,
         due_at: row.instant("due_at")?,
+        claimed_at,
     })
 }
 

@@ -70,7 +70,12 @@ async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageI
     let answer = inner
         .control
         .fetch("settle", Repeat::Harmless, || arrays.query(sql.clone()))
-        .await?;
+        .await;
+    if arrays.returned.delays.iter().any(Option::is_none) {
+        // Released messages keep their due times, which claims have passed.
+        inner.watermarks.doubt();
+    }
+    let answer = answer?;
     if answer.repeated && answer.rows.is_empty() && !settlements.is_empty() {
         // The statement is all or nothing, so any row here proves that the first one did
         // nothing. None can mean that it did everything, or that every lease was lost.
@@ -81,6 +86,7 @@ async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageI
         );
         return Err(unknown.into());
     }
+    inner.house.count(answer.rows.len());
     ids_of(&answer.rows).map_err(|error| storage_error("settle", error).into())
 }
 

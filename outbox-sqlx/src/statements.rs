@@ -30,7 +30,9 @@ statements! { Statements of crate::schema_name::SchemaName {
     enqueue = "../queries/postgres/enqueue.sql";
     enqueue_keyed = "../queries/postgres/enqueue_keyed.sql";
     enqueue_many = "../queries/postgres/enqueue_many.sql";
+    housekeeping = "../queries/postgres/housekeeping.sql";
     next_due = "../queries/postgres/next_due.sql";
+    notice_disconnects = "../queries/postgres/notice_disconnects.sql";
     probe = "../queries/postgres/probe.sql";
     purge_dead_letters = "../queries/postgres/purge_dead_letters.sql";
     recover = "../queries/postgres/recover.sql";
@@ -39,6 +41,7 @@ statements! { Statements of crate::schema_name::SchemaName {
     revive = "../queries/postgres/revive.sql";
     schema_version = "../queries/postgres/schema_version.sql";
     settle = "../queries/postgres/settle.sql";
+    vacuum = "../queries/postgres/vacuum.sql";
     verify_checks = "../queries/postgres/verify_checks.sql";
     verify_columns = "../queries/postgres/verify_columns.sql";
     verify_indexes = "../queries/postgres/verify_indexes.sql";

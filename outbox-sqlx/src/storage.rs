@@ -5,20 +5,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, ErrorKind, MessageId, NewMessage, Renewal, Renewed,
-    Runtime, Settled, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Due, Error, ErrorKind, Housekeeping, MessageId, NewMessage,
+    Renewal, Renewed, Runtime, Settled, Settlement, Storage,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::batch::Batch;
 use crate::columns::Columns;
-use crate::connect::{options_of, own_connection};
+use crate::connect::{for_vacuum, options_of, own_connection};
 use crate::error::storage_error;
+use crate::house::House;
 use crate::lane::{Lane, Lanes, Repeat};
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
-use crate::{check, claim, listener, renew, settle};
+use crate::watermark::Watermarks;
+use crate::{check, claim, housekeep, listener, renew, settle};
 
 /// A Postgres database as the storage of a worker. Cloning is cheap; clones share connections.
 ///
@@ -54,8 +56,14 @@ pub(crate) struct Inner {
     pub(crate) wake_ups: WakeUps,
     /// Claims, settles and everything an operator asks.
     pub(crate) control: Lanes,
+    /// Where claims begin to read.
+    pub(crate) watermarks: Watermarks,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
+    /// Opens the connection of a vacuum, and keeps none.
+    pub(crate) vacuum: Lane,
+    /// When a vacuum is worth it.
+    pub(crate) house: House,
 }
 
 impl fmt::Debug for PgStorage {
@@ -87,7 +95,7 @@ impl Default for PgStorageOptions {
     }
 }
 
-/// One settles while the other claims: more gained nothing on two cores (docs/decisions/0008).
+/// One settles while the other claims: more gained nothing on two cores (docs/decisions/0008-several-exchanges.md).
 const DEFAULT_EXCHANGES: usize = 2;
 /// More connections than that are a mistake, or more than one worker is meant.
 const MAX_EXCHANGES: usize = 16;
@@ -151,18 +159,24 @@ impl PgStorageOptions {
         }
         let statements = Arc::new(Statements::new(&schema));
         let options = own_connection(options);
-        let lane = || Lane::new(options.clone(), statements.recovery.clone());
+        let lane =
+            |options: &PgConnectOptions| Lane::new(options.clone(), statements.recovery.clone());
         Ok(PgStorage {
             inner: Arc::new(Inner {
                 control: Lanes::new(
-                    lane(),
-                    (1..self.concurrent_exchanges).map(|_| lane()).collect(),
+                    lane(&options),
+                    (1..self.concurrent_exchanges)
+                        .map(|_| lane(&options))
+                        .collect(),
                 ),
-                renewal: lane(),
+                renewal: lane(&options),
+                vacuum: lane(&for_vacuum(options.clone())),
+                house: House::default(),
                 schema,
                 statements: statements.clone(),
                 options: options.clone(),
                 wake_ups: self.wake_ups,
+                watermarks: Watermarks::default(),
             }),
         })
     }
@@ -233,6 +247,10 @@ impl Storage for PgStorage {
                 columns.query(statements, &channel, wake)
             })
             .await?;
+        if messages.iter().any(|new| matches!(new.due, Due::At(_))) {
+            // The instant may be long past.
+            self.inner.watermarks.doubt();
+        }
         let ids = batch.match_written(&answer.rows);
         ids.map_err(|error| storage_error("enqueue", error))
     }
@@ -249,7 +267,13 @@ impl Storage for PgStorage {
         if renewals.is_empty() {
             return Ok(Renewed::default());
         }
-        renew::renew(&self.inner, &self.inner.renewal, renewals).await
+        let renewed = renew::renew(&self.inner, &self.inner.renewal, renewals).await?;
+        self.inner.house.count(renewed.renewed.len());
+        Ok(renewed)
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        housekeep::housekeep(&self.inner).await
     }
 
     fn concurrent_exchanges(&self) -> usize {

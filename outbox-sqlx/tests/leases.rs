@@ -3,10 +3,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outbox_core::{
-    ClaimRequest, DeadReason, LeaseToken, MessageId, Renewal, Settlement, Source, Storage, Verdict,
+    ClaimRequest, DeadReason, Due, LeaseToken, MessageId, NewMessage, Renewal, Settlement, Source,
+    Storage, Verdict,
 };
 use outbox_sqlx::PgOutbox;
 use support::{
@@ -332,4 +333,72 @@ async fn a_failing_dead_letter_insert_takes_the_delete_back() {
     assert_eq!(number(&mut ours, held).await, 2);
     settlements[1].verdict = Verdict::Done;
     assert_eq!(storage.settle(&settlements).await.unwrap().written.len(), 2);
+}
+
+/// Messages that have been due for long, so that claims pass them for good.
+async fn fill_with_old(ours: &mut sqlx::PgConnection, count: usize) {
+    fill(ours, "a", count).await;
+    let old = "update outbox.message set next_attempt_at = '2020-01-01'";
+    execute(ours, old).await;
+}
+
+#[tokio::test]
+async fn what_comes_in_before_a_backlog_is_found_when_that_is_gone() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill_with_old(&mut ours, 2).await;
+    claim(&storage, &pending("a", 2)).await;
+    execute(
+        &mut ours,
+        "insert into outbox.message (queue, kind, payload, content_type, next_attempt_at)
+         values ('a', 'k', 'x', 't', '2019-01-01')",
+    )
+    .await;
+    let claimed = claim(&storage, &pending("a", 1)).await;
+    assert_eq!(ids(&claimed), [MessageId(3)]);
+}
+
+#[tokio::test]
+async fn what_a_storage_puts_before_a_backlog_itself_starts_first() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill_with_old(&mut ours, 9).await;
+    let first = claim(&storage, &pending("a", 2)).await;
+    let released = settle_all(&first, &Verdict::Release);
+    assert_eq!(storage.settle(&released).await.unwrap().written.len(), 2);
+    let again = claim(&storage, &pending("a", 1)).await;
+    assert_eq!(ids(&again), [MessageId(1)], "released");
+
+    let request = pending("a", 3);
+    claim(&storage, &request).await;
+    let mut request = request.resumed();
+    request.limit = 1;
+    claim(&storage, &request).await;
+    let next = claim(&storage, &pending("a", 1)).await;
+    assert_eq!(ids(&next), [MessageId(3)], "given back by a resumed claim");
+
+    claim(&storage, &pending("a", 2)).await;
+    let mut old = NewMessage::new("a", "k", b"x".to_vec());
+    old.due = Due::At(SystemTime::UNIX_EPOCH);
+    storage.enqueue(vec![old]).await.unwrap();
+    let next = claim(&storage, &pending("a", 1)).await;
+    assert_eq!(ids(&next), [MessageId(10)], "enqueued");
+}
+
+#[tokio::test]
+async fn a_better_priority_starts_at_once_whatever_the_backlog() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill_with_old(&mut ours, 10).await;
+    claim(&storage, &pending("a", 2)).await;
+    let urgent = "insert into outbox.message (queue, kind, payload, content_type, priority)
+        values ('a', 'k', 'x', 't', -1)";
+    for id in 11..=13 {
+        execute(&mut ours, urgent).await;
+        let claimed = claim(&storage, &pending("a", 2)).await;
+        assert_eq!(ids(&claimed)[0], MessageId(id));
+    }
 }

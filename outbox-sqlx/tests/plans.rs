@@ -6,8 +6,11 @@ mod support;
 
 use std::path::PathBuf;
 
+use outbox_core::MessageId;
 use sqlx::{AssertSqlSafe, PgConnection};
-use support::{database, execute, number, texts};
+use support::{
+    Database, claim, database, execute, ids, number, pending, texts, until_own_connections,
+};
 
 /// The settings of our own connections that choose plans; `connections.rs` checks that they have
 /// them.
@@ -33,7 +36,8 @@ fn queries() -> Vec<(String, String)> {
 }
 
 async fn prepare_all(connection: &mut PgConnection) {
-    for (name, sql) in queries() {
+    // A vacuum is no query; `housekeeping.rs` runs it.
+    for (name, sql) in queries().into_iter().filter(|(name, _)| name != "vacuum") {
         execute(connection, &format!("prepare {name} as {sql}")).await;
     }
 }
@@ -47,45 +51,67 @@ fn repeated(value: &str, count: usize) -> String {
     array(std::iter::repeat_n(value, count))
 }
 
-fn claim_pending(queues: &[&str], limit: usize) -> String {
+/// From the beginning, and from a place among the messages of [`fill`].
+const SINCE: [Since; 2] = [("null", 0), ("2020-01-01", 0)];
+
+/// A time, and an id where messages are due at that time.
+type Since = (&'static str, u32);
+
+fn claim_pending(queues: &[&str], limit: usize, (since, id): Since) -> String {
     let levels = queues
         .iter()
         .flat_map(|queue| std::iter::repeat_n(queue, 7));
     let priorities = queues.iter().flat_map(|_| -3..=3);
     let ttls = repeated("30s", queues.len() * 7);
+    let (due, ids) = (
+        repeated(since, queues.len() * 7),
+        repeated(&id.to_string(), queues.len() * 7),
+    );
     format!(
-        "execute claim_pending ({TOKEN}, {}, {}, {ttls}, {limit})",
+        "execute claim_pending ({TOKEN}, {}, {}, {ttls}, {limit}, {due}, {ids})",
         array(levels),
         array(priorities)
     )
 }
 
-fn claim_expired(limit: usize) -> String {
+fn claim_expired(limit: usize, (since, _): Since) -> String {
     format!(
         "execute claim_expired ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}', {limit}, 3::smallint,
-         '{{5,null}}')"
+         '{{5,null}}', '{{{since},{since}}}')"
     )
 }
 
-/// The hot statements with arguments of their usual size.
-fn hot() -> Vec<String> {
-    let token = TOKEN.trim_matches('\'');
+fn next_due((since, id): Since, leases_of: &str) -> String {
     let levels = array(
         ["rare", "busy"]
             .iter()
             .flat_map(|q| std::iter::repeat_n(q, 7)),
     );
     let priorities = array((-3..=3).chain(-3..=3));
+    let (due, ids) = (repeated(since, 14), repeated(&id.to_string(), 14));
+    format!("execute next_due ({levels}, {priorities}, '{{{leases_of}}}', {due}, {ids})")
+}
+
+/// The hot statements with arguments of their usual size.
+fn hot() -> Vec<String> {
+    let token = TOKEN.trim_matches('\'');
     let ids = |from: usize| array(from..from + 100);
     let tokens = repeated(token, 100);
     let truths = repeated("true", 100);
     let words = repeated("x", 100);
     let delays = repeated("30s", 100);
-    vec![
-        claim_pending(&["rare", "busy"], 100),
-        claim_expired(100),
+    let mut hot: Vec<_> = SINCE
+        .into_iter()
+        .flat_map(|since| {
+            [
+                claim_pending(&["rare", "busy"], 100, since),
+                claim_expired(100, since),
+                next_due(since, "rare,busy"),
+            ]
+        })
+        .collect();
+    hot.extend([
         format!("execute recover ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}', 100)"),
-        format!("execute next_due ({levels}, {priorities}, '{{rare,busy}}')"),
         format!("execute renew ({}, {tokens}, {delays})", ids(1)),
         format!(
             "execute settle ({}, {tokens}, {}, {tokens}, {delays}, {truths}, {truths}, {words},
@@ -95,7 +121,8 @@ fn hot() -> Vec<String> {
             ids(201)
         ),
         format!("execute busy ({}, {tokens})", ids(1)),
-    ]
+    ]);
+    hot
 }
 
 /// Messages of one insert, so of one due time, nearly all in one queue; a tenth of them leased and
@@ -220,7 +247,13 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one() {
     let mut ours = database.connect().await;
     execute(&mut ours, OUR_SETTINGS).await;
     prepare_all(&mut ours).await;
-    let claims = [claim_pending(&["rare", "busy"], 10), claim_expired(10)];
+    let claims = SINCE.map(|since| {
+        [
+            claim_pending(&["rare", "busy"], 10, since),
+            claim_expired(10, since),
+        ]
+    });
+    let claims = claims.concat();
     for later in ["due now", "due later"] {
         let mut costs = Vec::new();
         for backlog in [100, 100_000] {
@@ -240,8 +273,11 @@ async fn a_claim_reads_no_more_of_a_large_backlog_than_of_a_small_one() {
         }
         // An index of the large one may be two levels deeper, for each of 14 queues and priorities
         // and for what a claim writes. Its thousands of other pages are not read.
-        for claim in [0, 1] {
-            assert!(costs[2 + claim] <= costs[claim] + 60, "{later}: {costs:?}");
+        for claim in 0..claims.len() {
+            assert!(
+                costs[claims.len() + claim] <= costs[claim] + 60,
+                "{later}: {costs:?}"
+            );
         }
     }
 }
@@ -280,7 +316,11 @@ async fn no_forced_plan_leases_more_than_the_limit() {
     all_off.extend(switches.iter().map(|switch| vec![*switch]));
     let leased = format!("select count(*) from outbox.message where acquired_token = {TOKEN}");
     for off in all_off {
-        for claim in [claim_pending(&["rare", "busy"], 3), claim_expired(3)] {
+        let since = SINCE[1];
+        for claim in [
+            claim_pending(&["rare", "busy"], 3, since),
+            claim_expired(3, since),
+        ] {
             execute(&mut ours, "begin").await;
             for switch in &off {
                 execute(&mut ours, &format!("set local enable_{switch} = off")).await;
@@ -298,4 +338,80 @@ async fn no_forced_plan_leases_more_than_the_limit() {
             execute(&mut ours, "rollback").await;
         }
     }
+}
+
+/// Fills the queue `busy` with 20,200 messages, of which 20,000 are then leased and settled. What they
+/// leave behind cannot be removed while the connection that is returned has its snapshot.
+async fn fill_behind_a_snapshot(database: &Database, ours: &mut PgConnection) -> PgConnection {
+    execute(
+        ours,
+        "alter table outbox.message set (autovacuum_enabled = false);
+         insert into outbox.message (queue, kind, payload, content_type, next_attempt_at)
+         select 'busy', 'k', 'x', 't', '2020-01-01' from generate_series(1, 20200)",
+    )
+    .await;
+    let mut holder = database.connect().await;
+    let snapshot = "begin isolation level repeatable read; select 1";
+    execute(&mut holder, snapshot).await;
+    execute(
+        ours,
+        "update outbox.message set acquired_token = gen_random_uuid(), acquired_at = now(),
+             lease_expires_at = '2020-01-01'
+         where id <= 20000;
+         delete from outbox.message where id <= 20000",
+    )
+    .await;
+    execute(ours, "vacuum outbox.message").await;
+    holder
+}
+
+#[tokio::test]
+async fn a_statement_that_reads_on_passes_what_an_open_snapshot_keeps() {
+    let database = database().await;
+    database.storage().await;
+    let mut ours = database.connect().await;
+    let _holder = fill_behind_a_snapshot(&database, &mut ours).await;
+    execute(&mut ours, OUR_SETTINGS).await;
+    prepare_all(&mut ours).await;
+    let statements = |message, lease| {
+        [
+            claim_pending(&["busy"], 1, message),
+            claim_expired(1, lease),
+            next_due(message, ""),
+        ]
+    };
+    let beginning = statements(SINCE[0], SINCE[0]);
+    let on = statements(("2020-01-01", 20_001), ("2020-01-02", 0));
+    for (beginning, on) in beginning.iter().zip(&on) {
+        let most = pages(&mut ours, beginning).await;
+        assert!(most > 300, "{beginning}: {most} pages");
+        let least = pages(&mut ours, on).await;
+        assert!(least < 100, "{on}: {least} pages");
+    }
+}
+
+#[tokio::test]
+async fn claims_of_a_backlog_read_on_where_the_last_one_ended() {
+    const CLAIMS: i64 = 100;
+    let database = database().await;
+    let mut ours = database.connect().await;
+    let storage = database.storage().await;
+    let _holder = fill_behind_a_snapshot(&database, &mut ours).await;
+    for claimed in 0..CLAIMS {
+        let first = 20_001 + claimed * 2;
+        let claim = claim(&storage, &pending("busy", 2)).await;
+        assert_eq!(ids(&claim), [MessageId(first), MessageId(first + 1)]);
+    }
+    // Sessions tell what they have read when they end.
+    drop(storage);
+    until_own_connections(&mut ours, 0).await;
+    let entries = "select idx_tup_read from pg_stat_user_indexes
+        where indexrelname = 'message_pending_idx'";
+    let mut read = 0;
+    while read == 0 {
+        read = number(&mut ours, entries).await;
+    }
+    // The first one reads them all, and so does another once in a second.
+    assert!(read > 20_000, "{read} entries");
+    assert!(read < CLAIMS * 20_000 / 2, "{read} entries");
 }

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use futures_channel::oneshot;
 use outbox_core::{
-    BoxFuture, BoxStream, Claim, ClaimRequest, Error, ErrorKind, Exchange, MessageId, NewMessage,
-    Renewal, Renewed, Runtime, Settled, Settlement, Storage,
+    BoxFuture, BoxStream, Claim, ClaimRequest, Error, ErrorKind, Exchange, Housekeeping, MessageId,
+    NewMessage, Renewal, Renewed, Runtime, Settled, Settlement, Storage,
 };
 
 /// What can go wrong: the calls of [`Storage`]. An exchange is a settle and a claim.
@@ -362,6 +362,11 @@ impl Storage for FaultStorage {
 
     fn concurrent_exchanges(&self) -> usize {
         self.storage.concurrent_exchanges()
+    }
+
+    /// Never goes wrong here: no promise depends on it.
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.storage.housekeep().await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

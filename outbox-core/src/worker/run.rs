@@ -21,6 +21,7 @@ use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
 use super::execute::{Finished, Inbox, Run};
 use super::heartbeat::{Heartbeat, Leases, give_up, storage_panic, too_slow};
+use super::housekeeping;
 use super::registry::Registry;
 use super::settle::{Outgoing, Pending};
 use super::shutdown::Shutdown;
@@ -138,7 +139,9 @@ impl Agent {
     pub(super) async fn run(mut self) -> Result<Report, Error> {
         if self.wait_for_storage().await? {
             let heartbeat = self.start_heartbeat()?;
+            let housekeeper = housekeeping::start(&self.storage, &self.runtime, &self.telemetry);
             self.turn_until_drained().await;
+            housekeeper.stop().await;
             heartbeat.stop().await;
         }
         Ok(self.telemetry.counters.report())

@@ -7,6 +7,7 @@
 -- $4 bigint      how many messages at most
 -- $5 smallint    the number of losses at which a message is dead
 -- $6 smallint[]  the attempts that each queue allows where a message has fewer, or null
+-- $7 timestamptz[]  the end of a lease from which to read each queue, or null for the beginning
 --
 -- Returns messages, in no order: leased ones with a null reason, dead letters with their reason
 -- and an empty payload.
@@ -21,13 +22,14 @@ with candidate as materialized (
     from (
         select leased.id, leased.queue, leased.lease_expires_at, leased.lease_losses,
             leased.attempts, leased.max_attempts
-        from unnest($2::text[]) as served (queue)
+        from unnest($2::text[], $7::timestamptz[]) as served (queue, since)
         cross join lateral (
             select l.id, l.queue, l.lease_expires_at, l.lease_losses, l.attempts, l.max_attempts
             from {schema}.message as l
             where l.queue = served.queue
               and l.acquired_token is not null
               and l.lease_expires_at <= statement_timestamp()
+              and l.lease_expires_at >= coalesce(served.since, '-infinity')
             order by l.lease_expires_at, l.id
             limit $4
             for update skip locked

@@ -5,10 +5,16 @@
 -- $3 smallint[]  priority of each entry of $2
 -- $4 interval[]  lease time of each entry of $2
 -- $5 bigint      how many messages at most
+-- $6 timestamptz[], $7 bigint[]  the due time and id from which to read each entry of $2; null due
+--                times for the beginning
 --
 -- Returns the leased messages, in no order.
 -- Locks: the messages it leases; messages locked by others are skipped, never waited for.
 -- Index: message_pending_idx, read in order; no sort at any backlog.
+--
+-- Reading on from a place passes the entries of messages that were taken before it, which vacuum
+-- has not removed yet; the comparison of rows is a condition of the index, where one spelled out
+-- with "or" would be a filter.
 --
 -- The array is computed once, so that no join order can lease more than the limit. A message that
 -- changes between the snapshot and its lock is locked in its new version, whose ctid this
@@ -22,7 +28,8 @@ set acquired_token   = $1,
     deliveries       = least(m.deliveries, 2147483646) + 1
 where m.ctid = any (array(
     select due.ctid
-    from unnest($2::text[], $3::smallint[]) as level (queue, priority)
+    from unnest($2::text[], $3::smallint[], $6::timestamptz[], $7::bigint[])
+        as level (queue, priority, since, since_id)
     cross join lateral (
         select waiting.ctid
         from {schema}.message as waiting
@@ -32,6 +39,8 @@ where m.ctid = any (array(
           -- Not clock_timestamp(): it is volatile, and would filter every row instead of ending
           -- the index scan.
           and waiting.next_attempt_at <= statement_timestamp()
+          and (waiting.next_attempt_at, waiting.id)
+              >= (coalesce(level.since, '-infinity'), level.since_id)
         order by waiting.next_attempt_at, waiting.id
         limit $5
         for update skip locked

@@ -2,11 +2,14 @@
 --
 -- $1 text[]      queues, each repeated for every priority
 -- $2 smallint[]  priority of each entry of $1
--- $3 text[]      queues, once each
+-- $3 text[]      queues whose leases are looked at, once each
+-- $4 timestamptz[], $5 bigint[]  the due time and id from which to read each entry of $1; null due
+--                times for the beginning
 --
--- Returns one row: due_in bigint, microseconds until the first message without a lease is due, and
--- expires_in bigint, microseconds until the first lease ends; null where there is none, 0 where it
--- is past, and 100 years where it is later than that.
+-- Returns one row: asked_at timestamptz, the time of this statement; due_in bigint, microseconds
+-- until the first message without a lease is due, and expires_in bigint, microseconds until the
+-- first lease ends; null where there is none, 0 where it is past, and 100 years where it is later
+-- than that.
 -- Locks: none.
 -- Index: the first entry of message_pending_idx for each queue and priority, and of
 -- message_lease_idx for each queue.
@@ -14,6 +17,7 @@
 -- The bounds are for other programs, which may write times from which nothing can be subtracted:
 -- infinity, and the ends of the calendar.
 select
+    statement_timestamp() as asked_at,
     (
         select (
             extract(epoch from min(
@@ -23,11 +27,15 @@ select
                 )
             ) - statement_timestamp()) * 1000000
         )::bigint
-        from unnest($1::text[], $2::smallint[]) as level (queue, priority)
+        from unnest($1::text[], $2::smallint[], $4::timestamptz[], $5::bigint[])
+            as level (queue, priority, since, since_id)
         cross join lateral (
             select m.next_attempt_at
             from {schema}.message as m
-            where m.queue = level.queue and m.priority = level.priority and m.acquired_token is null
+            where m.queue = level.queue
+              and m.priority = level.priority
+              and m.acquired_token is null
+              and (m.next_attempt_at, m.id) >= (coalesce(level.since, '-infinity'), level.since_id)
             order by m.next_attempt_at, m.id
             limit 1
         ) as first

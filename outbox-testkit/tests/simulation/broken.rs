@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, MemoryStorage, MessageId, NewMessage, Renewal, Renewed,
-    Runtime, Settled, Settlement, Source, Storage, Verdict,
+    BoxStream, Claim, ClaimRequest, Error, Housekeeping, MemoryStorage, MessageId, NewMessage,
+    Renewal, Renewed, Runtime, Settled, Settlement, Source, Storage, Verdict,
 };
 
 #[derive(Clone, Copy)]
@@ -81,6 +81,10 @@ impl Storage for Broken {
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
         self.memory.renew(renewals).await
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.memory.housekeep().await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Error, Exchange, LeaseToken, MessageId, NewMessage, Renewal,
-    Renewed, Runtime, Settled, Settlement, Storage,
+    BoxStream, Claim, ClaimRequest, Error, Exchange, Housekeeping, LeaseToken, MessageId,
+    NewMessage, Renewal, Renewed, Runtime, Settled, Settlement, Storage,
 };
 
 /// A storage in front of the faults. Clones are the same.
@@ -116,6 +116,10 @@ impl Storage for Front {
 
     fn concurrent_exchanges(&self) -> usize {
         self.concurrent_exchanges
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.storage.housekeep().await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

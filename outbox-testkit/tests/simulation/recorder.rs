@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use outbox_core::{
-    BoxStream, Claim, ClaimRequest, Claimed, DeadReason, Due, Error, Held, LeaseToken,
-    MAX_LEASE_LOSSES, MemoryStorage, MessageId, NewMessage, Renewal, Renewed, Runtime, Settled,
-    Settlement, Source, Storage, Verdict,
+    BoxStream, Claim, ClaimRequest, Claimed, DeadReason, Due, Error, Held, Housekeeping,
+    LeaseToken, MAX_LEASE_LOSSES, MemoryStorage, MessageId, NewMessage, Renewal, Renewed, Runtime,
+    Settled, Settlement, Source, Storage, Verdict,
 };
 
 /// What a handler decided.
@@ -421,6 +421,10 @@ impl Storage for Recorder {
         let renewed = self.storage.renew(renewals).await?;
         self.log().renewed(renewals, &renewed, self.memory.now());
         Ok(renewed)
+    }
+
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.storage.housekeep().await
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

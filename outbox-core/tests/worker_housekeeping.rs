@@ -1,0 +1,208 @@
+//! When a worker lets its storage tidy up, and what it makes of the answer.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outbox_core::{
+    Claim, ClaimRequest, Error, ErrorKind, Event, Housekeeping, MemoryStorage, MessageId,
+    NewMessage, Outcome, Renewal, Renewed, Settled, Settlement, Storage, Worker,
+};
+use support::{Log, Rig, SECOND, Script, Scripted};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The memory storage, which writes down when it is asked to tidy up.
+#[derive(Clone)]
+struct Untidy {
+    memory: MemoryStorage,
+    calls: Log,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+}
+
+#[derive(Clone)]
+enum Answer {
+    Ready(Housekeeping),
+    Fails,
+    Panics,
+    /// It never answers; what is dropped then is written down.
+    Hangs,
+}
+
+#[async_trait]
+impl Storage for Untidy {
+    async fn enqueue(&self, messages: Vec<NewMessage>) -> Result<Vec<Option<MessageId>>, Error> {
+        self.memory.enqueue(messages).await
+    }
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, Error> {
+        self.memory.claim(request).await
+    }
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, Error> {
+        self.memory.settle(settlements).await
+    }
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Renewed, Error> {
+        self.memory.renew(renewals).await
+    }
+    async fn housekeep(&self) -> Result<Housekeeping, Error> {
+        self.calls.add("housekeep");
+        let answer = self
+            .answers
+            .lock()
+            .expect("no test panics here")
+            .pop_front();
+        match answer {
+            None => Ok(Housekeeping::NotNeeded),
+            Some(Answer::Ready(answer)) => Ok(answer),
+            Some(Answer::Fails) => Err(Error::new(ErrorKind::Unavailable, "housekeep", "planned")),
+            Some(Answer::Panics) => panic!("planned"),
+            Some(Answer::Hangs) => {
+                let _dropped = Dropped(self.calls.clone());
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+struct Dropped(Log);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.add("dropped");
+    }
+}
+
+struct House {
+    rig: Rig,
+    storage: Untidy,
+    events: Log,
+}
+
+impl House {
+    fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
+        let rig = Rig::new();
+        let storage = Untidy {
+            memory: rig.memory().clone(),
+            calls: Log::default(),
+            answers: Arc::new(Mutex::new(answers.into_iter().collect())),
+        };
+        Self {
+            rig,
+            storage,
+            events: Log::default(),
+        }
+    }
+
+    fn worker(&self) -> Worker {
+        let events = self.events.clone();
+        let runtime = Arc::new(self.rig.sim.clone());
+        Worker::new(Arc::new(self.storage.clone()), runtime)
+            .data(Script(Box::new(|_| Box::pin(async { Outcome::Done }))))
+            .register::<Scripted>()
+            .observe(move |event| {
+                if let Event::Housekept(done) = event {
+                    events.add(format!("{done:?}"));
+                }
+            })
+    }
+
+    /// A message every second for a minute.
+    fn work_for_a_minute(&self) {
+        for _ in 0..60 {
+            self.rig.enqueue_plain(1);
+            self.rig.pass(SECOND);
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.storage.calls.all().len()
+    }
+}
+
+#[test]
+fn a_worker_that_settles_lets_the_storage_tidy_up_every_five_seconds() {
+    let house = House::new([]);
+    house.rig.start(house.worker());
+    house.work_for_a_minute();
+    // Each pause is of 4 to 6 seconds.
+    let calls = house.calls();
+    assert!((10..=15).contains(&calls), "{calls}");
+}
+
+#[test]
+fn a_worker_that_has_settled_nothing_since_asks_nothing() {
+    let house = House::new([]);
+    house.rig.start(house.worker());
+    house.rig.pass(MINUTE);
+    assert_eq!(house.calls(), 0);
+    house.rig.enqueue_plain(3);
+    house.rig.pass(MINUTE * 10);
+    assert_eq!(house.calls(), 1);
+}
+
+#[test]
+fn housekeeping_ends_with_the_worker_and_in_the_middle_of_a_call() {
+    let house = House::new([Answer::Hangs]);
+    let handle = house.rig.start(house.worker());
+    house.work_for_a_minute();
+    assert_eq!(house.storage.calls.all(), ["housekeep"]);
+    handle.shutdown();
+    house.rig.pass(SECOND);
+    assert_eq!(house.storage.calls.all(), ["housekeep", "dropped"]);
+    house.work_for_a_minute();
+    assert_eq!(house.calls(), 2, "nothing after that");
+}
+
+#[test]
+fn housekeeping_that_hangs_holds_up_nothing() {
+    let house = House::new([Answer::Hangs]);
+    let handle = house.rig.start(house.worker());
+    house.work_for_a_minute();
+    assert_eq!(handle.report().done, 60);
+}
+
+#[test]
+fn what_was_done_is_told() {
+    let done = Housekeeping::Done {
+        took: SECOND,
+        left: 7,
+    };
+    let answers = [
+        Housekeeping::Elsewhere,
+        done.clone(),
+        Housekeeping::NotNeeded,
+    ];
+    let house = House::new(answers.map(Answer::Ready));
+    house.rig.start(house.worker());
+    house.work_for_a_minute();
+    assert_eq!(house.events.all(), [format!("{done:?}")]);
+}
+
+#[test]
+fn a_storage_that_may_not_tidy_up_is_told_once_and_not_asked_again() {
+    let refused = Housekeeping::NotPermitted {
+        advice: "own it".into(),
+    };
+    let house = House::new([Answer::Ready(refused.clone())]);
+    let handle = house.rig.start(house.worker());
+    house.work_for_a_minute();
+    assert_eq!(house.calls(), 1);
+    assert_eq!(house.events.all(), [format!("{refused:?}")]);
+    assert_eq!(handle.report().done, 60);
+    handle.shutdown();
+    house.rig.pass(SECOND);
+    assert_eq!(handle.health(), outbox_core::Health::Stopped);
+}
+
+#[test]
+fn housekeeping_that_fails_or_panics_is_asked_again_and_harms_nothing() {
+    let house = House::new([Answer::Fails, Answer::Panics]);
+    let handle = house.rig.start(house.worker());
+    house.work_for_a_minute();
+    assert!(house.calls() >= 10);
+    let report = handle.report();
+    assert_eq!((report.done, report.storage_errors), (60, 2));
+    assert_eq!(handle.health(), outbox_core::Health::Healthy);
+}

@@ -1,0 +1,148 @@
+//! Watermarks: how far claims have read each index, so that the next one does not wade through the
+//! entries of what was taken before. Vacuum removes those later, and not at all while any
+//! transaction in the database is older than they are.
+//!
+//! A mark is a place to begin, and never proof that nothing is left before it: a late commit, a
+//! release or another program puts messages there. So a claim *sweeps*, which is to read from the
+//! beginning, at least once a second, and always once there is no backlog. Only where sweeps are
+//! slow do they become rare, as `sweep.rs` says.
+//!
+//! Nothing here asks the database; the time is handed in, and is this process's own where it paces
+//! sweeps and the database's where it bounds a scan.
+
+mod leases;
+mod pending;
+mod sweep;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use outbox_core::QueueLease;
+
+use self::leases::Leases;
+use self::pending::Level;
+use self::sweep::Cost;
+use crate::timestamp::Timestamp;
+
+/// One for each of [`PRIORITIES`](outbox_core::PRIORITIES).
+const LEVELS: usize = 7;
+
+/// The marks of a storage. Claims run side by side: what one of them learns is written only if no
+/// other has changed the same mark since it began.
+#[derive(Default)]
+pub(crate) struct Watermarks {
+    // Guards the marks; never held over an await.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Those that were ever claimed from.
+    queues: HashMap<Arc<str>, Queue>,
+    /// The database's time in its last answer: not later than any statement sent after it.
+    clock: Option<Timestamp>,
+}
+
+#[derive(Default)]
+struct Queue {
+    levels: [Level; LEVELS],
+    leases: Leases,
+    /// How many messages were claimed from it.
+    taken: u64,
+}
+
+impl State {
+    fn queue(&mut self, name: &Arc<str>) -> &mut Queue {
+        self.queues.entry(Arc::clone(name)).or_default()
+    }
+}
+
+impl Queue {
+    const fn cost(&self) -> Cost {
+        Cost { taken: self.taken }
+    }
+}
+
+/// Where to look for what comes next, when a claim has found nothing.
+pub(crate) struct Ahead {
+    /// For each queue and priority: where its messages begin, `None` for the beginning.
+    pub(crate) since: Vec<Option<Mark>>,
+    /// The queues whose leases are worth looking at.
+    pub(crate) lease_queues: Vec<String>,
+    /// When a claim sweeps, where what it would find is not looked for now.
+    pub(crate) sweep_in: Option<Duration>,
+}
+
+/// A place in the index of pending messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Mark {
+    pub(crate) due_at: Timestamp,
+    pub(crate) id: i64,
+}
+
+impl Watermarks {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Something may have been put before the marks: the next claim sweeps.
+    pub(crate) fn doubt(&self) {
+        self.with(|state| {
+            for queue in state.queues.values_mut() {
+                let cost = queue.cost();
+                for level in &mut queue.levels {
+                    level.doubt(cost);
+                }
+            }
+        });
+    }
+
+    /// Where to look for what comes next in these queues. From the beginning, except where that is
+    /// slow: there a claim sweeps in its own time.
+    pub(crate) fn ahead(&self, queues: &[QueueLease], now: Instant) -> Ahead {
+        let mut ahead = Ahead {
+            since: Vec::with_capacity(queues.len() * LEVELS),
+            lease_queues: Vec::with_capacity(queues.len()),
+            sweep_in: None,
+        };
+        self.with(|state| {
+            for lease in queues {
+                let queue = state.queues.get(&lease.queue);
+                let levels = queue.into_iter().flat_map(|queue| {
+                    let cost = queue.cost();
+                    queue.levels.iter().map(move |level| level.ahead(cost, now))
+                });
+                let mut levels: Vec<_> = levels.collect();
+                levels.resize(LEVELS, None);
+                for level in levels {
+                    let wait = level.map(|(_, wait)| wait);
+                    ahead.sweep_in = ahead.sweep_in.into_iter().chain(wait).min();
+                    ahead.since.push(level.map(|(mark, _)| mark));
+                }
+                if queue.is_none_or(|queue| queue.leases.are_cheap(queue.cost(), now)) {
+                    ahead.lease_queues.push(lease.queue.to_string());
+                }
+            }
+        });
+        ahead
+    }
+
+    /// That look was answered, at `asked_at` by the database's clock, in this time.
+    pub(crate) fn looked_ahead(
+        &self,
+        ahead: &Ahead,
+        asked_at: Timestamp,
+        took: Duration,
+        now: Instant,
+    ) {
+        self.with(|state| {
+            state.clock = Some(asked_at);
+            for queue in &ahead.lease_queues {
+                if let Some(queue) = state.queues.get_mut(queue.as_str()) {
+                    queue.leases.looked_ahead(took, now);
+                }
+            }
+        });
+    }
+}
