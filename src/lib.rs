@@ -6,10 +6,10 @@ pub use outbox_core::{
     About, Attempt, Blocking, BoxError, BoxFuture, BoxStream, Cancel, Claim, ClaimRequest, Claimed,
     Context, CustomPolicy, Data, DataMap, DeadLettered, DeadReason, Definition, Draft, Due, Error,
     ErrorKind, Event, Exchange, FailedAttempt, Failure, FromContext, Handler, Headers, Health,
-    Held, IntoDraft, IntoOutcome, Lease, LeaseToken, LossPhase, MemoryDeadLetter, MemoryMessage,
-    MemoryStorage, Message, MessageId, NewMessage, Observer, OrFail, Outcome, PreparedWorker,
-    QueueLease, Renewal, Renewed, Report, Requirements, Result, RetryPolicy, Runtime, Settled,
-    Settlement, Source, Storage, Verdict, Worker, WorkerHandle, Written,
+    Held, Housekeeping, IntoDraft, IntoOutcome, Lease, LeaseToken, LossPhase, MemoryDeadLetter,
+    MemoryMessage, MemoryStorage, Message, MessageId, NewMessage, Observer, OrFail, Outcome,
+    PreparedWorker, QueueLease, Renewal, Renewed, Report, Requirements, Result, RetryPolicy,
+    Runtime, Settled, Settlement, Source, Storage, Verdict, Worker, WorkerHandle, Written,
 };
 #[cfg(feature = "macros")]
 pub use outbox_macros::{Message, job, subscriber};

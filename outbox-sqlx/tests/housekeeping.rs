@@ -4,6 +4,7 @@
 mod support;
 
 use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use outbox_core::{ClaimRequest, Housekeeping, Storage, Verdict};
@@ -110,14 +111,18 @@ async fn of_two_at_once_one_does_it() {
     let mut ours = database.connect().await;
     fill(&mut ours, "a", MESSAGES).await;
     work(&other).await;
+    let begun = Instant::now();
     let answers = tokio::join!(housekeep(&one), housekeep(&other));
-    let did = |answer: &Housekeeping| matches!(answer, Housekeeping::Done { .. });
-    assert_eq!(
-        did(&answers.0) as u8 + did(&answers.1) as u8,
-        1,
-        "{answers:?}"
-    );
-    assert_eq!(vacuums(&mut ours).await, 1);
+    let did = |answer: &Housekeeping| i64::from(matches!(answer, Housekeeping::Done { .. }));
+    let did = did(&answers.0) + did(&answers.1);
+    // What was vacuumed four seconds ago may be vacuumed again.
+    let most = if begun.elapsed() < Duration::from_secs(4) {
+        1
+    } else {
+        2
+    };
+    assert!((1..=most).contains(&did), "{answers:?}");
+    assert_eq!(vacuums(&mut ours).await, did);
 }
 
 #[tokio::test]
