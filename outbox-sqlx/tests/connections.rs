@@ -101,14 +101,14 @@ async fn a_storage_uses_three_connections_and_names_them() {
     let mut ours = database.connect().await;
     // The one that migrated is closed.
     until_own_connections(&mut ours, 1).await;
-    fill(&mut ours, "q", 4_000).await;
+    fill(&mut ours, "q", 400).await;
     for _ in 0..3 {
         storage.claim(&pending("q", 1)).await.unwrap();
     }
     // Calls one after the other need one.
     assert_eq!(own_connections(&mut ours).await, 1);
     // A call may be answered before it is first looked at whether it is, and meet no other.
-    for _ in 0..500 {
+    for _ in 0..50 {
         claim_at_once(&storage, "q").await;
         if own_connections(&mut ours).await == 3 {
             break;
