@@ -9,7 +9,7 @@ use crate::workload::Workload;
 const USAGE: &str = "\
 usage: peers [peer | workload].. [options]
   peers      outbox bare graphile_worker apalis-postgres sqlxmq riverqueue awa ruststream
-             faststream-outbox; all of them if none is named
+             ruststream-rowlock faststream-outbox; all of them if none is named
   workloads  drain processes enqueue latency; all of them if none is named
   --messages N  messages of a drain (100000); slow settings take fewer
   --rounds N    rounds, in each of which every one runs once (3)

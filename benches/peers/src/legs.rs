@@ -39,6 +39,14 @@ const fn ours(name: &'static str) -> Known {
     Known { name, program }
 }
 
+/// One package, a binary for each form of claiming.
+const fn ruststream(name: &'static str) -> Known {
+    let package = "outbox-peers-ruststream-sqlx";
+    let binary = name;
+    let program = Program::Rust { package, binary };
+    Known { name, program }
+}
+
 /// A peer's package has one binary of its own name.
 const fn rust(name: &'static str, package: &'static str) -> Known {
     let binary = package;
@@ -51,6 +59,12 @@ pub(crate) const ALL: &[Known] = &[
     ours("outbox"),
     ours("bare"),
     rust("graphile_worker", "outbox-peers-graphile-worker"),
+    rust("apalis-postgres", "outbox-peers-apalis-postgres"),
+    rust("sqlxmq", "outbox-peers-sqlxmq"),
+    rust("riverqueue", "outbox-peers-riverqueue"),
+    rust("awa", "outbox-peers-awa"),
+    ruststream("ruststream"),
+    ruststream("ruststream-rowlock"),
     Known {
         name: "faststream-outbox",
         program: Program::Python {
