@@ -1,0 +1,125 @@
+//! The leg of ruststream-sqlx's inbox in the row lock form: a transaction stays open over the handler.
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use leg::{Description, Error, Payload, Peer, Setting, Work};
+use ruststream_sqlx::prelude::*;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+
+const BEST: &str = "best";
+
+/// As in its production guide.
+const SCHEMA: &str = "
+    create table bench_jobs (
+        id bigserial primary key,
+        name text not null,
+        attempt smallint not null default 1,
+        payload bytea not null
+    );
+    create index bench_jobs_claim on bench_jobs (name, id)";
+
+struct Ruststream(PgPool);
+
+#[derive(Inbox, sqlx::FromRow)]
+#[inbox(table = "bench_jobs")]
+struct BenchJob {
+    #[field(id, generated)]
+    id: i64,
+    #[field(group)]
+    name: String,
+    #[field(attempt, generated)]
+    attempt: i16,
+    #[field(payload)]
+    payload: Vec<u8>,
+}
+
+#[subscriber(InboxQueue::<BenchJob>::new("bench"))]
+async fn noop(_: &Payload) -> HandlerOutcome {
+    leg::handled();
+    HandlerOutcome::ack()
+}
+
+#[subscriber(InboxQueue::<BenchJob>::new("bench"))]
+async fn noops(payloads: &[Payload]) -> Vec<HandlerOutcome> {
+    let mut outcomes = Vec::with_capacity(payloads.len());
+    for _ in payloads {
+        leg::handled();
+        outcomes.push(HandlerOutcome::ack());
+    }
+    outcomes
+}
+
+impl Peer for Ruststream {
+    fn description() -> Description {
+        Description {
+            package: Some("ruststream-sqlx".to_owned()),
+            version: None,
+            fenced: "yes: by the open transaction, at the cost of a connection and a snapshot each"
+                .to_owned(),
+            left: "select count(*) from bench_jobs".to_owned(),
+            settings: vec![
+                Setting::new("default", "as its production guide: 8 workers, pool 9")
+                    .drain_at_most(15_000)
+                    .one_process()
+                    .no_enqueue()
+                    .no_latency(),
+                Setting::new(BEST, "batch 1000, 4 workers, pool 10")
+                    .no_enqueue()
+                    .no_latency(),
+            ],
+        }
+    }
+
+    async fn migrate(url: &str) -> Result<(), Error> {
+        sqlx::raw_sql(SCHEMA).execute(&pool(url, 1).await?).await?;
+        Ok(())
+    }
+
+    async fn worker(url: &str, setting: &str) -> Result<Work, Error> {
+        let pool = pool(url, if setting == BEST { 10 } else { 9 }).await?;
+        let service = RustStream::new(AppInfo::new("bench", "0.1.0"));
+        let service = service.with_broker(SqlxBroker::new(pool), |b| match setting {
+            BEST => {
+                let (batch, workers): (NonZeroUsize, NonZeroUsize) = (nonzero!(1_000), nonzero!(4));
+                b.include(noops.batch(batch).workers(workers));
+            }
+            _ => {
+                let workers: NonZeroUsize = nonzero!(8);
+                b.include(noop.workers(workers));
+            }
+        });
+        Ok(Box::pin(async move {
+            Ok(service.run_until(std::future::pending()).await?)
+        }))
+    }
+
+    async fn producer(url: &str, _: &str) -> Result<Self, Error> {
+        Ok(Self(pool(url, 1).await?))
+    }
+
+    async fn one(&mut self, payload: Payload) -> Result<(), Error> {
+        self.many(vec![payload]).await
+    }
+
+    async fn many(&mut self, payloads: Vec<Payload>) -> Result<(), Error> {
+        let payloads = payloads
+            .iter()
+            .map(serde_json::to_vec)
+            .collect::<Result<Vec<_>, _>>()?;
+        let sql = "insert into bench_jobs (name, payload)
+             select 'bench', payload from unnest($1::bytea[]) as new (payload)";
+        sqlx::query(sql).bind(payloads).execute(&self.0).await?;
+        Ok(())
+    }
+}
+
+async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
+    let options = PgPoolOptions::new().max_connections(connections);
+    Ok(options.connect(url).await?)
+}
+
+fn main() -> ExitCode {
+    leg::run::<Ruststream>()
+}
