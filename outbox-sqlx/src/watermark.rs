@@ -56,6 +56,13 @@ impl State {
     fn queue(&mut self, name: &Arc<str>) -> &mut Queue {
         self.queues.entry(Arc::clone(name)).or_default()
     }
+
+    /// So many messages of one priority were claimed.
+    fn count(&mut self, queue: &Arc<str>, level: usize, messages: u64) {
+        let queue = self.queue(queue);
+        queue.taken += messages;
+        queue.levels[level].count(messages);
+    }
 }
 
 impl Queue {
@@ -90,9 +97,8 @@ impl Watermarks {
     pub(crate) fn doubt(&self) {
         self.with(|state| {
             for queue in state.queues.values_mut() {
-                let cost = queue.cost();
                 for level in &mut queue.levels {
-                    level.doubt(cost);
+                    level.doubt();
                 }
             }
         });
@@ -109,10 +115,8 @@ impl Watermarks {
         self.with(|state| {
             for lease in queues {
                 let queue = state.queues.get(&lease.queue);
-                let levels = queue.into_iter().flat_map(|queue| {
-                    let cost = queue.cost();
-                    queue.levels.iter().map(move |level| level.ahead(cost, now))
-                });
+                let levels = queue.into_iter().flat_map(|queue| &queue.levels);
+                let levels = levels.map(|level| level.ahead(now));
                 let mut levels: Vec<_> = levels.collect();
                 levels.resize(LEVELS, None);
                 for level in levels {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use outbox_core::{PRIORITIES, QueueLease};
 
-use super::sweep::{Cost, Sweep};
+use super::sweep::{self, Cost, Sweep};
 use super::{LEVELS, Mark, Watermarks};
 use crate::rows::Leased;
 
@@ -18,11 +18,33 @@ const COMMIT_TIME: Duration = Duration::from_millis(100);
 pub(super) struct Level {
     mark: Option<Mark>,
     sweep: Sweep,
+    /// What the last sweep took. One alone says nothing: a lock, the network or a busy machine may
+    /// have held it up.
+    last_took: Duration,
+    /// How many messages were claimed since a sweep was quick: no more than those, and what a quick
+    /// one passes, can be in the way of the next.
+    taken: u64,
     /// Changes with everything but an advance of the mark.
     epoch: u64,
 }
 
 impl Level {
+    pub(super) const fn count(&mut self, messages: u64) {
+        self.taken += messages;
+    }
+
+    fn is_slow(&self) -> bool {
+        self.sweep.is_slow(Cost { taken: self.taken })
+    }
+
+    fn swept(&mut self, took: Duration, now: Instant) {
+        self.sweep.done(took.min(self.last_took), now);
+        self.last_took = took;
+        if sweep::is_quick(took) {
+            self.taken = 0;
+        }
+    }
+
     fn begin(&mut self, now: Instant) -> Option<Mark> {
         if !self.sweep.is_due(now) {
             return self.mark;
@@ -32,20 +54,20 @@ impl Level {
     }
 
     /// Where to look, and how long until a claim sweeps, if sweeping is slow.
-    pub(super) fn ahead(&self, cost: Cost, now: Instant) -> Option<(Mark, Duration)> {
-        let waits = self.sweep.is_slow(cost) && !self.sweep.is_due(now);
+    pub(super) fn ahead(&self, now: Instant) -> Option<(Mark, Duration)> {
+        let waits = self.is_slow() && !self.sweep.is_due(now);
         self.mark
             .filter(|_| waits)
             .map(|mark| (mark, self.sweep.wait(now)))
     }
 
-    pub(super) fn doubt(&mut self, cost: Cost) {
+    pub(super) fn doubt(&mut self) {
         self.epoch += 1;
-        self.want_sweep(cost);
+        self.want_sweep();
     }
 
-    fn want_sweep(&mut self, cost: Cost) {
-        if !self.sweep.is_slow(cost) {
+    fn want_sweep(&mut self) {
+        if !self.is_slow() {
             self.sweep.want();
         }
     }
@@ -56,10 +78,10 @@ impl Level {
         }
         if read.since.is_none() {
             self.epoch += 1;
-            self.sweep.done(found.took, now);
+            self.swept(found.took, now);
         }
         if !found.full {
-            self.want_sweep(found.cost);
+            self.want_sweep();
         }
         // A sweep that stopped at its limit has found messages before the mark, and may have left
         // others there; everything else that was taken is beyond it.
@@ -70,14 +92,14 @@ impl Level {
         };
     }
 
-    fn failed(&mut self, read: &Read, cost: Cost, took: Duration, now: Instant) {
+    fn failed(&mut self, read: &Read, took: Duration, now: Instant) {
         if self.epoch != read.epoch {
             return;
         }
         if read.since.is_none() && self.mark.is_some() {
-            self.sweep.done(took, now);
+            self.swept(took, now);
         }
-        self.want_sweep(cost);
+        self.want_sweep();
     }
 }
 
@@ -95,7 +117,6 @@ struct Found {
     full: bool,
     /// With a message of this level.
     stopped_here: bool,
-    cost: Cost,
     took: Duration,
 }
 
@@ -155,8 +176,9 @@ impl Reading<'_> {
                     continue;
                 };
                 state.clock = Some(newest.claimed_at);
-                state.queue(&newest.claimed.queue).taken += of_level.len() as u64;
                 if let Some(place) = self.place(newest) {
+                    let queue = &self.queues[place / LEVELS].queue;
+                    state.count(queue, place % LEVELS, of_level.len() as u64);
                     last[place] = Some(mark_of(newest));
                     reached = Some(place);
                 }
@@ -164,7 +186,6 @@ impl Reading<'_> {
             let mut passed_over = false;
             for (place, read) in self.levels.iter().enumerate() {
                 let queue = state.queue(&self.queues[place / LEVELS].queue);
-                let cost = queue.cost();
                 let level = &mut queue.levels[place % LEVELS];
                 if full && reached.is_some_and(|reached| place > reached) {
                     // Not read, so not swept either.
@@ -177,7 +198,6 @@ impl Reading<'_> {
                     last: last[place],
                     full,
                     stopped_here: full && reached == Some(place),
-                    cost,
                     took,
                 };
                 level.answered(read, &found, now);
@@ -193,8 +213,7 @@ impl Reading<'_> {
         self.marks.with(|state| {
             for (place, read) in self.levels.iter().enumerate() {
                 let queue = state.queue(&self.queues[place / LEVELS].queue);
-                let cost = queue.cost();
-                queue.levels[place % LEVELS].failed(read, cost, took, now);
+                queue.levels[place % LEVELS].failed(read, took, now);
             }
         });
     }
@@ -415,10 +434,13 @@ mod tests {
         assert!(!marks.read(&queues, now).answered(&[], 10, now));
     }
 
-    /// Marks of a queue that many messages were taken from, after a sweep of a second at `now`.
+    /// Marks of a queue that many messages were taken from, after two sweeps of a second, the last of
+    /// which was at `now`.
     fn slow(now: Instant) -> Watermarks {
         let marks = Watermarks::default();
-        marks.with(|state| state.queue(&Arc::from("a")).taken = 1_000_000);
+        marks.with(|state| state.count(&Arc::from("a"), MIDDLE, 1_000_000));
+        let first = now.checked_sub(SECOND * 5).expect("it runs longer");
+        claim(&marks, first, SECOND, &old(0..5));
         claim(&marks, now, SECOND, &old(0..10));
         marks
     }
@@ -433,9 +455,11 @@ mod tests {
         assert_eq!(since(&reading, MIDDLE), mark(9));
         assert!(!reading.answered(&[], 10, before), "none at once");
         assert_eq!(claim(&marks, end, SECOND * 9, &old(10..20)), None);
-        let longest = end + SECOND * (9 + 60);
+        let second = end + SECOND * (9 + 20);
+        assert_eq!(claim(&marks, second, SECOND * 9, &old(20..30)), None);
+        let longest = second + SECOND * (9 + 60);
         let before = longest.checked_sub(QUICK).expect("it is later");
-        assert_eq!(claim(&marks, before, QUICK, &[]), mark(19));
+        assert_eq!(claim(&marks, before, QUICK, &[]), mark(29));
         assert_eq!(claim(&marks, longest, QUICK, &[]), None);
         assert_eq!(claim(&marks, longest, QUICK, &[]), None, "it was quick");
     }
@@ -453,12 +477,39 @@ mod tests {
     }
 
     #[test]
+    fn one_sweep_that_was_held_up_is_followed_by_the_next_as_usual() {
+        let (marks, now) = (Watermarks::default(), Instant::now());
+        marks.with(|state| state.count(&Arc::from("a"), MIDDLE, 1_000_000));
+        claim(&marks, now, SECOND * 3, &old(0..10));
+        let after = now + SECOND * 4;
+        assert_eq!(claim(&marks, after, QUICK, &old(10..20)), None);
+        claim(&marks, after + SECOND, SECOND * 3, &old(20..23));
+        let idle = after + SECOND * 4;
+        assert_eq!(
+            claim(&marks, idle, QUICK, &[]),
+            None,
+            "and without a backlog"
+        );
+    }
+
+    #[test]
+    fn messages_from_before_a_quick_sweep_make_no_later_one_slow() {
+        let (marks, now) = (Watermarks::default(), Instant::now());
+        marks.with(|state| state.count(&Arc::from("a"), MIDDLE, 1_000_000));
+        claim(&marks, now, QUICK, &old(0..10));
+        for step in 1..4 {
+            let began = claim(&marks, now + SECOND * 10 * step, SECOND, &old(10..13));
+            assert_eq!(began, None, "{step}");
+        }
+    }
+
+    #[test]
     fn a_slow_sweep_that_fails_is_not_repeated_at_once() {
         let (now, queues) = (Instant::now(), queues());
         let ago = |seconds| now.checked_sub(SECOND * seconds).expect("it runs longer");
         let marks = slow(ago(30));
         drop(marks.read(&queues, ago(2)));
-        let began = claim(&marks, now + SECOND * 39, QUICK, &old(10..20));
+        let began = claim(&marks, now + SECOND * 19, QUICK, &old(10..20));
         assert_eq!(began, mark(9));
     }
 }
