@@ -81,6 +81,43 @@ pub(crate) struct Ahead {
     pub(crate) sweep_in: Option<Duration>,
 }
 
+/// How far back a claim of pending messages has looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// From the beginning.
+    Whole,
+    /// From marks, and the next claim will be from the beginning.
+    NotYet,
+    /// From marks, and the next claim may be as well: sweeping is slow.
+    Marks,
+}
+
+/// Where the ends of leases cannot be looked for at once, the next look for those that have ended
+/// comes this soon.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When to come back for what was not looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Hints {
+    pub(crate) sweep_in: Option<Duration>,
+    pub(crate) look_in: Option<Duration>,
+}
+
+impl Ahead {
+    /// After a claim that found nothing and reached so far, of so many queues.
+    pub(crate) fn hints(&self, reach: Reach, queues: usize) -> Hints {
+        // A sweep has just found that nothing is left.
+        let sweep_in = self.sweep_in.filter(|_| reach != Reach::Whole);
+        // A worker that runs until idle ends where nothing is due soon and no lease is held. What is
+        // before a mark may be due, however long it is until the sweep that finds it.
+        let unsure = sweep_in.is_some() || self.lease_queues.len() < queues;
+        Hints {
+            sweep_in,
+            look_in: unsure.then_some(LOOK_AGAIN),
+        }
+    }
+}
+
 /// A place in the index of pending messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {

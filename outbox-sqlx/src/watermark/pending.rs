@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use outbox_core::{PRIORITIES, QueueLease};
 
 use super::sweep::{self, Cost, Sweep};
-use super::{LEVELS, Mark, Watermarks};
+use super::{LEVELS, Mark, Reach, Watermarks};
 use crate::rows::Leased;
 
 /// Transactions commit in another order than their messages are due in. Those that are due for less
@@ -159,9 +159,8 @@ impl Reading<'_> {
         self.levels.iter().map(|read| read.since)
     }
 
-    /// The claim was answered with these messages, in the order in which they start. Returns whether
-    /// it has passed over what a sweep would have found, and the next claim is one.
-    pub(crate) fn answered(mut self, messages: &[Leased], limit: usize, now: Instant) -> bool {
+    /// The claim was answered with these messages, in the order in which they start.
+    pub(crate) fn answered(mut self, messages: &[Leased], limit: usize, now: Instant) -> Reach {
         self.answered = true;
         let took = now.saturating_duration_since(self.begun);
         let full = messages.len() >= limit;
@@ -183,7 +182,7 @@ impl Reading<'_> {
                     reached = Some(place);
                 }
             }
-            let mut passed_over = false;
+            let mut sweeps_next = false;
             for (place, read) in self.levels.iter().enumerate() {
                 let queue = state.queue(&self.queues[place / LEVELS].queue);
                 let level = &mut queue.levels[place % LEVELS];
@@ -201,9 +200,15 @@ impl Reading<'_> {
                     took,
                 };
                 level.answered(read, &found, now);
-                passed_over |= read.since.is_some() && level.sweep.is_due(now);
+                sweeps_next |= read.since.is_some() && level.sweep.is_due(now);
             }
-            passed_over
+            if self.levels.iter().all(|read| read.since.is_none()) {
+                Reach::Whole
+            } else if sweeps_next {
+                Reach::NotYet
+            } else {
+                Reach::Marks
+            }
         })
     }
 
@@ -426,12 +431,13 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_says_whether_it_has_passed_over_something() {
+    fn a_claim_says_how_far_it_reached() {
         let (marks, now, queues) = (Watermarks::default(), Instant::now(), queues());
-        assert!(!marks.read(&queues, now).answered(&old(0..10), 10, now));
-        assert!(!marks.read(&queues, now).answered(&old(10..20), 10, now));
-        assert!(marks.read(&queues, now).answered(&[], 10, now));
-        assert!(!marks.read(&queues, now).answered(&[], 10, now));
+        let claim = |found: &[Leased]| marks.read(&queues, now).answered(found, 10, now);
+        assert_eq!(claim(&old(0..10)), Reach::Whole);
+        assert_eq!(claim(&old(10..20)), Reach::Marks);
+        assert_eq!(claim(&[]), Reach::NotYet);
+        assert_eq!(claim(&[]), Reach::Whole);
     }
 
     /// Marks of a queue that many messages were taken from, after two sweeps of a second, the last of
@@ -453,7 +459,7 @@ mod tests {
         let before = end.checked_sub(QUICK).expect("it is later");
         let reading = marks.read(&queues, before);
         assert_eq!(since(&reading, MIDDLE), mark(9));
-        assert!(!reading.answered(&[], 10, before), "none at once");
+        assert_eq!(reading.answered(&[], 10, before), Reach::Marks);
         assert_eq!(claim(&marks, end, SECOND * 9, &old(10..20)), None);
         let second = end + SECOND * (9 + 20);
         assert_eq!(claim(&marks, second, SECOND * 9, &old(20..30)), None);
@@ -472,6 +478,12 @@ mod tests {
         let ahead = marks.ahead(&queues, now + SECOND * 3);
         assert_eq!(ahead.since[MIDDLE], mark(9));
         assert_eq!(ahead.sweep_in, Some(SECOND * 18));
+        // Idle is who may not come back before the end of a lease.
+        let hints = ahead.hints(Reach::Marks, 1);
+        assert_eq!(hints.sweep_in, Some(SECOND * 18));
+        assert_eq!(hints.look_in, Some(SECOND));
+        let hints = ahead.hints(Reach::Whole, 1);
+        assert_eq!((hints.sweep_in, hints.look_in), (None, None));
         let ahead = marks.ahead(&queues, now + SECOND * 21);
         assert_eq!((ahead.since[MIDDLE], ahead.sweep_in), (None, None));
     }
