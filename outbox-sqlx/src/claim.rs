@@ -13,11 +13,7 @@ use crate::lane::{Failed, Repeat};
 use crate::rows::{Leased, Names, claim_of, dead_lettered, leased, sort_by_start};
 use crate::storage::Inner;
 use crate::timestamp::Timestamp;
-use crate::watermark::Mark;
-
-/// Where the ends of leases cannot be looked for at once, the next look for those that have ended
-/// comes this soon.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+use crate::watermark::{Mark, Reach};
 
 /// Claims as the request says.
 pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -29,7 +25,7 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
         }
     }
     let mut answer = claim_once(inner, request, &arrays).await?;
-    if answer.claim.messages.is_empty() && answer.passed_over {
+    if answer.claim.messages.is_empty() && answer.reach == Reach::NotYet {
         // What is before the marks is all that may be left.
         answer = claim_once(inner, request, &arrays).await?;
     }
@@ -37,7 +33,7 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
     inner.house.count(claim.messages.len() + claim.dead.len());
     // Not after messages: their handlers would wait for it.
     if claim.messages.is_empty() {
-        fill_next_due(inner, request, &arrays, &mut claim).await?;
+        fill_next_due(inner, request, &arrays, answer.reach, &mut claim).await?;
     }
     Ok(claim)
 }
@@ -62,18 +58,17 @@ async fn claim_once(
     }
 }
 
-/// What a claim took.
+/// What a claim took, and how much of what there is it could have taken.
 struct Answered {
     claim: Claim,
-    /// It began at marks, and the next claim will not.
-    passed_over: bool,
+    reach: Reach,
 }
 
 impl Answered {
     fn whole(claim: Claim) -> Self {
         Self {
             claim,
-            passed_over: false,
+            reach: Reach::Whole,
         }
     }
 }
@@ -167,10 +162,10 @@ async fn claim_pending(
     let mut messages = read_leased(request, &answer.rows)?;
     // "returning" promises no order.
     sort_by_start(request, &mut messages);
-    let passed_over = reading.answered(&messages, request.limit, Instant::now());
+    let reach = reading.answered(&messages, request.limit, Instant::now());
     Ok(Answered {
         claim: claim_of(messages),
-        passed_over,
+        reach,
     })
 }
 
@@ -254,6 +249,7 @@ async fn fill_next_due(
     inner: &Inner,
     request: &ClaimRequest,
     arrays: &Arrays,
+    reach: Reach,
     claim: &mut Claim,
 ) -> Result<(), Error> {
     let begun = Instant::now();
@@ -285,9 +281,9 @@ async fn fill_next_due(
             .map_err(|error| storage_error("claim", error))?;
         Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
     };
-    claim.next_due = sooner(wait("due_in")?, ahead.sweep_in);
-    let look_again = (ahead.lease_queues.len() < request.queues.len()).then_some(LOOK_AGAIN);
-    claim.next_expiry = sooner(wait("expires_in")?, look_again);
+    let hints = ahead.hints(reach, request.queues.len());
+    claim.next_due = sooner(wait("due_in")?, hints.sweep_in);
+    claim.next_expiry = sooner(wait("expires_in")?, hints.look_in);
     let asked_at = row.try_get("asked_at");
     let asked_at = asked_at.map_err(|error| storage_error("claim", error))?;
     let now = Instant::now();

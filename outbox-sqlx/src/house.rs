@@ -48,9 +48,14 @@ impl House {
         self.live.store(live, Ordering::Relaxed);
     }
 
-    /// So many of the dead rows are taken care of, by whomever.
+    /// So many of the dead rows are taken care of, by whomever. Workers that share this storage may
+    /// each say so of the same rows.
     pub(crate) fn tidied(&self, dead: u64) {
-        self.dead.fetch_sub(dead, Ordering::Relaxed);
+        let less = |counted: u64| Some(counted.saturating_sub(dead));
+        // Never refused.
+        let _ = self
+            .dead
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// A vacuum has removed what could be removed of these dead rows.
@@ -100,6 +105,14 @@ mod tests {
         assert_eq!(house.worth(now), None);
         house.count(9_500);
         assert_eq!(house.worth(now), Some(10_000));
+    }
+
+    #[test]
+    fn what_two_took_care_of_at_once_leaves_nothing() {
+        let (now, house) = (Instant::now(), untidy(12_000));
+        house.tidied(12_000);
+        house.tidied(12_000);
+        assert_eq!(house.worth(now), None);
     }
 
     #[test]

@@ -56,6 +56,13 @@ impl State {
     fn queue(&mut self, name: &Arc<str>) -> &mut Queue {
         self.queues.entry(Arc::clone(name)).or_default()
     }
+
+    /// So many messages of one priority were claimed.
+    fn count(&mut self, queue: &Arc<str>, level: usize, messages: u64) {
+        let queue = self.queue(queue);
+        queue.taken += messages;
+        queue.levels[level].count(messages);
+    }
 }
 
 impl Queue {
@@ -74,6 +81,43 @@ pub(crate) struct Ahead {
     pub(crate) sweep_in: Option<Duration>,
 }
 
+/// How far back a claim of pending messages has looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// From the beginning.
+    Whole,
+    /// From marks, and the next claim will be from the beginning.
+    NotYet,
+    /// From marks, and the next claim may be as well: sweeping is slow.
+    Marks,
+}
+
+/// Where the ends of leases cannot be looked for at once, the next look for those that have ended
+/// comes this soon.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// When to come back for what was not looked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Hints {
+    pub(crate) sweep_in: Option<Duration>,
+    pub(crate) look_in: Option<Duration>,
+}
+
+impl Ahead {
+    /// After a claim that found nothing and reached so far, of so many queues.
+    pub(crate) fn hints(&self, reach: Reach, queues: usize) -> Hints {
+        // A sweep has just found that nothing is left.
+        let sweep_in = self.sweep_in.filter(|_| reach != Reach::Whole);
+        // A worker that runs until idle ends where nothing is due soon and no lease is held. What is
+        // before a mark may be due, however long it is until the sweep that finds it.
+        let unsure = sweep_in.is_some() || self.lease_queues.len() < queues;
+        Hints {
+            sweep_in,
+            look_in: unsure.then_some(LOOK_AGAIN),
+        }
+    }
+}
+
 /// A place in the index of pending messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {
@@ -90,9 +134,8 @@ impl Watermarks {
     pub(crate) fn doubt(&self) {
         self.with(|state| {
             for queue in state.queues.values_mut() {
-                let cost = queue.cost();
                 for level in &mut queue.levels {
-                    level.doubt(cost);
+                    level.doubt();
                 }
             }
         });
@@ -109,10 +152,8 @@ impl Watermarks {
         self.with(|state| {
             for lease in queues {
                 let queue = state.queues.get(&lease.queue);
-                let levels = queue.into_iter().flat_map(|queue| {
-                    let cost = queue.cost();
-                    queue.levels.iter().map(move |level| level.ahead(cost, now))
-                });
+                let levels = queue.into_iter().flat_map(|queue| &queue.levels);
+                let levels = levels.map(|level| level.ahead(now));
                 let mut levels: Vec<_> = levels.collect();
                 levels.resize(LEVELS, None);
                 for level in levels {

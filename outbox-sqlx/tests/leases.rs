@@ -360,6 +360,36 @@ async fn what_comes_in_before_a_backlog_is_found_when_that_is_gone() {
 }
 
 #[tokio::test]
+async fn what_commits_while_a_claim_is_slow_is_not_passed_over() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "a", 1).await;
+    // The claim takes longer than commits do, and its message is due for less than they take.
+    execute(
+        &mut ours,
+        "create function slow() returns trigger language plpgsql as $$ begin
+             perform pg_catalog.pg_sleep(0.2);
+             new.next_attempt_at = statement_timestamp() - interval '20 ms';
+             return new;
+         end $$;
+         create trigger slow before update on outbox.message for each row execute function slow()",
+    )
+    .await;
+    claim(&storage, &pending("a", 1)).await;
+    execute(
+        &mut ours,
+        "drop trigger slow on outbox.message;
+         insert into outbox.message (queue, kind, payload, content_type, next_attempt_at)
+         select 'a', 'k', 'x', 't', next_attempt_at - late
+         from outbox.message, unnest('{0,30 ms}'::interval[]) as late",
+    )
+    .await;
+    let claimed = claim(&storage, &pending("a", 1)).await;
+    assert_eq!(ids(&claimed), [MessageId(3)]);
+}
+
+#[tokio::test]
 async fn what_a_storage_puts_before_a_backlog_itself_starts_first() {
     let database = database().await;
     let storage = database.storage().await;

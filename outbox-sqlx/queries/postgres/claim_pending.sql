@@ -49,4 +49,6 @@ where m.ctid = any (array(
 ))
 returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers::text as headers, m.priority,
     m.key, m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries, m.lease_losses,
-    m.created_at, m.next_attempt_at as due_at, clock_timestamp() as claimed_at
+    m.created_at, m.next_attempt_at as due_at,
+    -- When it read: what has committed since was not seen.
+    statement_timestamp() as claimed_at

@@ -24,8 +24,13 @@ pub(super) struct Sweep {
 /// What tells a range full of dead entries from a busy machine.
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
-    /// How many messages were taken from the range by this process.
+    /// How many messages were taken from the range by this process, or since it was last quick.
     pub(super) taken: u64,
+}
+
+/// Whether sweeps that take so long may come as often as they like.
+pub(super) fn is_quick(took: Duration) -> bool {
+    took * SHARE <= INTERVAL
 }
 
 impl Sweep {
