@@ -249,6 +249,14 @@ async fn build(here: &Path, package: &str) -> Result<(), Error> {
     cargo
         .args(["build", "--package", package])
         .current_dir(here);
+    // `cargo run` told these to this program. To a build script they are news, and what depends on it is
+    // built again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

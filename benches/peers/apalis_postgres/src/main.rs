@@ -36,7 +36,7 @@ impl Peer for Apalis {
                 .no_latency(),
                 Setting::new(
                     BEST,
-                    "batch 200, concurrency 200, lock_tasks(false), with_pubsub(), pool 25",
+                    "batch 3000, concurrency 3000, lock_tasks(false), with_pubsub(), pool 25",
                 )
                 .drain_at_most(50_000)
                 .no_enqueue(),
@@ -58,10 +58,10 @@ impl Peer for Apalis {
         // Below a `block_on`, as in its README: the compiler cannot tell that the future of a parallel
         // worker may be sent.
         if setting == BEST {
-            let config = config.batch_size(200).lock_tasks(false);
+            let config = config.batch_size(3_000).lock_tasks(false);
             let worker = worker
                 .backend(storage.with_config(config).with_pubsub())
-                .concurrency(200)
+                .concurrency(3_000)
                 .parallelize(tokio::spawn)
                 .build(noop);
             let run = move || Handle::current().block_on(worker.run());
