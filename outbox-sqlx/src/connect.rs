@@ -21,8 +21,10 @@ use crate::error::storage_error;
 ///   transient error. Claims and renewals skip what is locked, and migrations set their own limit.
 /// - Planner: every statement has its index. An empty table that was just vacuumed looks free to
 ///   scan, and a plan made then would scan the next backlog until the statistics catch up.
+/// - Plans: a statement is planned once for a connection. Left to itself the server plans a claim anew
+///   each time, because it believes that knowing the limit saves more than planning costs.
 /// - Search path: every name of ours is qualified, and operators come from nowhere else.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("default_transaction_isolation", "read committed"),
     ("statement_timeout", "30s"),
     ("lock_timeout", "1s"),
@@ -30,6 +32,7 @@ const SETTINGS: [(&str, &str); 8] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
     ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
     ("search_path", "pg_catalog"),
 ];
 
