@@ -3,9 +3,10 @@
 //! so that behaviour is the same on every runtime.
 
 use std::future::Future;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, Either, select};
+use futures_util::future::{BoxFuture, Either, poll_fn, select};
 
 /// An async runtime, as the worker needs it. An adapter is chosen by the caller, never detected.
 ///
@@ -33,10 +34,30 @@ pub trait Runtime: Send + Sync + 'static {
         Instant::now()
     }
 
+    /// How many tasks it runs at the same moment: its threads. By default as many as the machine
+    /// lets this process run. More than there are costs little; with fewer, handlers that
+    /// compute do not use all threads.
+    fn parallelism(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    }
+
     /// Runs blocking code where it cannot hold up async tasks.
     fn spawn_blocking(&self, task: Box<dyn FnOnce() + Send>) {
         std::thread::spawn(task);
     }
+}
+
+/// Lets other tasks of the runtime run first.
+pub(crate) async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Runs `future` for at most `limit` of the runtime's time; `None` means that it was dropped

@@ -11,6 +11,7 @@ mod housekeeping;
 mod rate;
 mod registry;
 mod run;
+mod runners;
 mod settle;
 mod shutdown;
 mod verdict;

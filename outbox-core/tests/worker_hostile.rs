@@ -170,8 +170,8 @@ fn a_hint_stream_that_panics_or_ends_is_replaced_by_the_poll() {
     }
 }
 
-/// What happens to the tasks a worker spawns, by number: 0 is its agent, 1 the housekeeping, then come
-/// its handlers.
+/// What happens to the tasks a worker spawns, by number: 0 is its agent, 1 the housekeeping, 2 the runner
+/// that begins the first handler, 3 that handler, as it is not ready at once.
 type Spawn = fn(&outbox_testkit::SimRuntime, usize, BoxFuture<'static, ()>);
 
 /// The simulated runtime with another `spawn`.
@@ -186,6 +186,9 @@ impl Runtime for Spawning {
     }
     fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
         self.0.spawn_thread(name, task)
+    }
+    fn parallelism(&self) -> usize {
+        1
     }
     fn now(&self) -> std::time::Instant {
         self.0.now()
@@ -226,7 +229,7 @@ fn a_worker_that_panics_stops_its_handlers_and_ends_with_an_error_that_says_so()
     rig.enqueue(draft(0));
     let log = Log::default();
     let spawn: Spawn = |sim, number, task| {
-        assert!(number != 3, "planned");
+        assert!(number != 4, "planned");
         sim.spawn(task);
     };
     let worker = worker_with(&rig, spawn, &log);
@@ -248,17 +251,46 @@ fn a_worker_that_panics_stops_its_handlers_and_ends_with_an_error_that_says_so()
 
 #[test]
 fn a_handler_whose_task_the_runtime_drops_gives_its_message_back_uncharged() {
-    let rig = Rig::new();
-    rig.enqueue(draft(0));
-    let log = Log::default();
-    let spawn: Spawn = |sim, number, task| match number {
+    let runner: Spawn = |sim, number, task| match number {
         2 => drop(task),
         _ => sim.spawn(task),
     };
+    let handler: Spawn = |sim, number, task| match number {
+        3 => drop(task),
+        _ => sim.spawn(task),
+    };
+    for (spawn, begun) in [(runner, 0), (handler, 1)] {
+        let rig = Rig::new();
+        rig.enqueue(draft(0));
+        let log = Log::default();
+        rig.start(worker_with(&rig, spawn, &log));
+        rig.pass(SECOND * 2);
+        assert_eq!(rig.events.all(), ["Released"]);
+        assert_eq!(rig.memory().messages()[0].attempts, 1, "of the second run");
+        let called = log.all().iter().filter(|line| **line == "called").count();
+        assert_eq!(called, begun + 1);
+    }
+}
+
+#[test]
+fn a_runtime_that_panics_instead_of_spawning_a_handler_charges_no_other_message() {
+    let rig = Rig::new();
+    for number in 0..3 {
+        rig.enqueue(draft(number));
+    }
+    let log = Log::default();
+    let spawn: Spawn = |sim, number, task| {
+        assert!(number != 4, "planned");
+        sim.spawn(task);
+    };
     rig.start(worker_with(&rig, spawn, &log));
-    rig.pass(SECOND * 2);
-    assert_eq!(rig.events.all(), ["Released"]);
-    assert_eq!(rig.memory().messages()[0].attempts, 1, "of the second run");
+    rig.pass(SECOND / 2);
+    assert_eq!(log.all(), ["called", "called", "dropped", "called"]);
+    let events = rig.events.all();
+    assert!(
+        matches!(&events[..], [one] if one.starts_with("Retried")),
+        "{events:?}"
+    );
 }
 
 #[test]
@@ -280,6 +312,9 @@ fn a_handler_whose_task_begins_too_late_is_not_called() {
     let rig = Rig::new();
     rig.enqueue(draft(0));
     plan(&rig.storage.renews, [Fault::Before; 100]);
+    // Or the runner would begin a second delivery.
+    plan(&rig.storage.claims, [Fault::None; 2]);
+    plan(&rig.storage.claims, [Fault::Before; 1_000]);
     let log = Log::default();
     rig.start(worker_with(&rig, late, &log));
     rig.pass(SECOND * 41);

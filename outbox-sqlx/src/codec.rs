@@ -12,7 +12,7 @@ use sqlx::postgres::{
 };
 use sqlx::{Decode, Encode, Row, Type};
 
-use crate::rows::Fields;
+use crate::rows::{Column, Fields};
 use crate::timestamp::Timestamp;
 
 /// From the Unix epoch to 2000-01-01, where Postgres counts from.
@@ -65,34 +65,48 @@ pub(crate) fn interval(duration: Duration) -> PgInterval {
 }
 
 impl Fields for PgRow {
-    fn text(&self, column: &str) -> Result<Cow<'_, str>, sqlx::Error> {
-        self.try_get(column).map(Cow::Borrowed)
+    fn text<'n>(&self, column: impl Into<Column<'n>>) -> Result<Cow<'_, str>, sqlx::Error> {
+        get(self, column).map(Cow::Borrowed)
     }
 
-    fn optional_text(&self, column: &str) -> Result<Option<Cow<'_, str>>, sqlx::Error> {
-        let text: Option<&str> = self.try_get(column)?;
+    fn optional_text<'n>(
+        &self,
+        column: impl Into<Column<'n>>,
+    ) -> Result<Option<Cow<'_, str>>, sqlx::Error> {
+        let text: Option<&str> = get(self, column)?;
         Ok(text.map(Cow::Borrowed))
     }
 
-    fn bytes(&self, column: &str) -> Result<Vec<u8>, sqlx::Error> {
-        self.try_get(column)
+    fn bytes<'n>(&self, column: impl Into<Column<'n>>) -> Result<Vec<u8>, sqlx::Error> {
+        get(self, column)
     }
 
-    fn id(&self, column: &str) -> Result<MessageId, sqlx::Error> {
-        self.try_get(column).map(MessageId)
+    fn id<'n>(&self, column: impl Into<Column<'n>>) -> Result<MessageId, sqlx::Error> {
+        get(self, column).map(MessageId)
     }
 
-    fn small(&self, column: &str) -> Result<i16, sqlx::Error> {
-        self.try_get(column)
+    fn small<'n>(&self, column: impl Into<Column<'n>>) -> Result<i16, sqlx::Error> {
+        get(self, column)
     }
 
-    fn deliveries(&self) -> Result<u32, sqlx::Error> {
-        let deliveries: i32 = self.try_get("deliveries")?;
+    fn deliveries<'n>(&self, column: impl Into<Column<'n>>) -> Result<u32, sqlx::Error> {
+        let deliveries: i32 = get(self, column)?;
         Ok(u32::try_from(deliveries).unwrap_or(0))
     }
 
-    fn instant(&self, column: &str) -> Result<Timestamp, sqlx::Error> {
-        self.try_get(column)
+    fn instant<'n>(&self, column: impl Into<Column<'n>>) -> Result<Timestamp, sqlx::Error> {
+        get(self, column)
+    }
+}
+
+/// The types are those of the schema, which `check` has compared: not each value's is compared again.
+fn get<'r, 'n, T: Decode<'r, Postgres>>(
+    row: &'r PgRow,
+    column: impl Into<Column<'n>>,
+) -> Result<T, sqlx::Error> {
+    match column.into() {
+        Column::Named(name) => row.try_get_unchecked(name),
+        Column::At(place) => row.try_get_unchecked(place),
     }
 }
 

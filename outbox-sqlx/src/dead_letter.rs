@@ -121,7 +121,7 @@ impl DeadLetter {
             tag: row.optional_string("tag")?,
             attempts: row.count("attempts")?,
             max_attempts: row.count("max_attempts")?,
-            deliveries: row.deliveries()?,
+            deliveries: row.deliveries("deliveries")?,
             lease_losses: row.count("lease_losses")?,
             created_at: row.instant("created_at")?.into(),
             died_at: row.instant("died_at")?.into(),

@@ -10,24 +10,84 @@ use outbox_core::{
 use crate::headers::headers_from;
 use crate::timestamp::Timestamp;
 
-/// What a row holds, in the types that are ours: each database has its own for the same columns.
+/// What a row holds, in the types that are ours: each database has its own for the same columns. A
+/// column is asked for by its name, or by its place where that is worth the trouble.
 pub(crate) trait Fields {
-    fn text(&self, column: &str) -> Result<Cow<'_, str>, sqlx::Error>;
-    fn optional_text(&self, column: &str) -> Result<Option<Cow<'_, str>>, sqlx::Error>;
-    fn bytes(&self, column: &str) -> Result<Vec<u8>, sqlx::Error>;
-    fn id(&self, column: &str) -> Result<MessageId, sqlx::Error>;
-    fn small(&self, column: &str) -> Result<i16, sqlx::Error>;
-    fn deliveries(&self) -> Result<u32, sqlx::Error>;
-    fn instant(&self, column: &str) -> Result<Timestamp, sqlx::Error>;
+    fn text<'n>(&self, column: impl Into<Column<'n>>) -> Result<Cow<'_, str>, sqlx::Error>;
+    fn optional_text<'n>(
+        &self,
+        column: impl Into<Column<'n>>,
+    ) -> Result<Option<Cow<'_, str>>, sqlx::Error>;
+    fn bytes<'n>(&self, column: impl Into<Column<'n>>) -> Result<Vec<u8>, sqlx::Error>;
+    fn id<'n>(&self, column: impl Into<Column<'n>>) -> Result<MessageId, sqlx::Error>;
+    fn small<'n>(&self, column: impl Into<Column<'n>>) -> Result<i16, sqlx::Error>;
+    fn deliveries<'n>(&self, column: impl Into<Column<'n>>) -> Result<u32, sqlx::Error>;
+    fn instant<'n>(&self, column: impl Into<Column<'n>>) -> Result<Timestamp, sqlx::Error>;
 
     /// A count that the schema keeps from being negative.
-    fn count(&self, column: &str) -> Result<u16, sqlx::Error> {
+    fn count<'n>(&self, column: impl Into<Column<'n>>) -> Result<u16, sqlx::Error> {
         Ok(u16::try_from(self.small(column)?).unwrap_or(0))
     }
 
-    fn optional_string(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+    fn optional_string<'n>(
+        &self,
+        column: impl Into<Column<'n>>,
+    ) -> Result<Option<String>, sqlx::Error> {
         Ok(self.optional_text(column)?.map(Cow::into_owned))
     }
+}
+
+/// Which column of a row.
+#[derive(Clone, Copy)]
+pub(crate) enum Column<'n> {
+    Named(&'n str),
+    At(usize),
+}
+
+impl<'n> From<&'n str> for Column<'n> {
+    fn from(name: &'n str) -> Self {
+        Self::Named(name)
+    }
+}
+
+/// The columns that every claim returns, in this order on every database: looking names up took a
+/// third of the time in which a claim is read.
+const COLUMNS: [&str; 17] = [
+    "id",
+    "queue",
+    "kind",
+    "payload",
+    "content_type",
+    "headers",
+    "priority",
+    "key",
+    "group_key",
+    "tag",
+    "attempts",
+    "max_attempts",
+    "deliveries",
+    "lease_losses",
+    "created_at",
+    "due_at",
+    "claimed_at",
+];
+
+/// The place of a column, known when this is compiled.
+const fn place(name: &str) -> Column<'static> {
+    let mut at = 0;
+    while !same(COLUMNS[at], name) {
+        at += 1;
+    }
+    Column::At(at)
+}
+
+const fn same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
 }
 
 /// A leased message with what its batch is sorted by.
@@ -69,29 +129,29 @@ pub(crate) fn leased(
     names: &mut Names,
 ) -> Result<Leased, sqlx::Error> {
     let held = Held {
-        id: row.id("id")?,
+        id: row.id(const { place("id") })?,
         token,
     };
-    let queue = names.share(&row.text("queue")?);
-    let kind = names.share(&row.text("kind")?);
-    let created_at = row.instant("created_at")?;
-    let mut claimed = Claimed::new(held, queue, kind, row.bytes("payload")?);
-    claimed.content_type = names.share(&row.text("content_type")?);
-    claimed.headers = headers_from(row.optional_text("headers")?.as_deref());
-    claimed.attempt = row.count("attempts")?;
-    claimed.max_attempts = row.count("max_attempts")?;
-    claimed.lease_losses = row.count("lease_losses")?;
-    claimed.deliveries = row.deliveries()?;
-    claimed.key = row.optional_string("key")?;
-    claimed.group = row.optional_string("group_key")?;
-    claimed.tag = row.optional_string("tag")?;
+    let queue = names.share(&row.text(const { place("queue") })?);
+    let kind = names.share(&row.text(const { place("kind") })?);
+    let created_at = row.instant(const { place("created_at") })?;
+    let mut claimed = Claimed::new(held, queue, kind, row.bytes(const { place("payload") })?);
+    claimed.content_type = names.share(&row.text(const { place("content_type") })?);
+    claimed.headers = headers_from(row.optional_text(const { place("headers") })?.as_deref());
+    claimed.attempt = row.count(const { place("attempts") })?;
+    claimed.max_attempts = row.count(const { place("max_attempts") })?;
+    claimed.lease_losses = row.count(const { place("lease_losses") })?;
+    claimed.deliveries = row.deliveries(const { place("deliveries") })?;
+    claimed.key = row.optional_string(const { place("key") })?;
+    claimed.group = row.optional_string(const { place("group_key") })?;
+    claimed.tag = row.optional_string(const { place("tag") })?;
     claimed.created_at = created_at.into();
-    let claimed_at = row.instant("claimed_at")?;
+    let claimed_at = row.instant(const { place("claimed_at") })?;
     claimed.age = claimed_at.since(created_at);
     Ok(Leased {
         claimed,
-        priority: row.small("priority")?,
-        due_at: row.instant("due_at")?,
+        priority: row.small(const { place("priority") })?,
+        due_at: row.instant(const { place("due_at") })?,
         claimed_at,
     })
 }
@@ -125,10 +185,14 @@ where
 /// Puts messages in the order in which they start: that of the queues in the request, then
 /// priority, due time and id.
 pub(crate) fn sort_by_start(request: &ClaimRequest, messages: &mut [Leased]) {
-    messages.sort_by_cached_key(|leased| {
+    let start = |leased: &Leased| {
         let queue = place_of(request, &leased.claimed.queue);
         (queue, leased.priority, leased.due_at, leased.claimed.id)
-    });
+    };
+    // Most come as they lie in the table, where they were put in this order.
+    if !messages.is_sorted_by_key(start) {
+        messages.sort_by_cached_key(start);
+    }
 }
 
 /// The place of a queue in a request, after all others for one that is not in it.

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use outbox_core::{Error, ErrorKind, MessageId, Settled, Settlement};
-use sqlx::SqlStr;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
+use sqlx::{Row, SqlStr};
 use uuid::Uuid;
 
 use crate::codec::interval;
@@ -76,8 +76,15 @@ async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageI
         inner.watermarks.doubt();
     }
     let answer = answer?;
-    if answer.repeated && answer.rows.is_empty() && !settlements.is_empty() {
-        // The statement is all or nothing, so any row here proves that the first one did
+    let mut written = Vec::with_capacity(settlements.len());
+    for row in &answer.rows {
+        let ids: Vec<i64> = row
+            .try_get("ids")
+            .map_err(|error| storage_error("settle", error))?;
+        written.extend(ids.into_iter().map(MessageId));
+    }
+    if answer.repeated && written.is_empty() && !settlements.is_empty() {
+        // The statement is all or nothing, so any id here proves that the first one did
         // nothing. None can mean that it did everything, or that every lease was lost.
         let unknown = Error::new(
             ErrorKind::Unavailable,
@@ -86,8 +93,8 @@ async fn write(inner: &Inner, settlements: &[Settlement]) -> Result<Vec<MessageI
         );
         return Err(unknown.into());
     }
-    inner.house.count(answer.rows.len());
-    ids_of(&answer.rows).map_err(|error| storage_error("settle", error).into())
+    inner.house.count(written.len());
+    Ok(written)
 }
 
 /// The arrays of one settle.

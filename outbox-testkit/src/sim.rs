@@ -182,6 +182,11 @@ impl Runtime for SimRuntime {
         Ok(())
     }
 
+    /// Two, wherever it runs: a seed means the same on every machine.
+    fn parallelism(&self) -> usize {
+        2
+    }
+
     fn now(&self) -> Instant {
         self.0.base + self.0.state().elapsed
     }

@@ -55,6 +55,10 @@ impl Runtime for TokioRuntime {
         Ok(())
     }
 
+    fn parallelism(&self) -> usize {
+        self.0.metrics().num_workers()
+    }
+
     fn spawn_blocking(&self, task: Box<dyn FnOnce() + Send>) {
         self.0.spawn_blocking(task);
     }

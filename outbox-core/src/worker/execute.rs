@@ -1,20 +1,19 @@
 //! One run of one message: the handler's future, its limit, its panics, the loss of its lease
 //! and the end of the worker, reduced to one `Finished` with the verdict about the message.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{FutureExt, poll_fn};
+use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use futures_util::task::AtomicWaker;
 use futures_util::{pin_mut, select_biased};
 
 use super::registry::Registration;
 use super::shutdown::Shutdown;
-use super::verdict::{Attempt, RunEnd, panic_message};
-use crate::handler::Context;
+use super::verdict::{Attempt, RunEnd, caught, panic_message};
+use crate::handler::{Context, Lease};
 use crate::outcome::{Outcome, Verdict};
 use crate::runtime::Runtime;
 use crate::storage::Claimed;
@@ -38,11 +37,16 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    fn push(&self, finished: Finished) {
+    /// Leaves an end without waking the reader.
+    fn put(&self, finished: Finished) {
         self.finished
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(finished);
+    }
+
+    /// Tells the reader to look.
+    pub(super) fn wake(&self) {
         self.reader.wake();
     }
 
@@ -60,99 +64,191 @@ impl Inbox {
     }
 }
 
-/// Everything one run needs.
-pub(super) struct Run {
-    pub(super) context: Context,
-    pub(super) registration: Arc<Registration>,
+/// What all runs of a worker share.
+pub(super) struct Surroundings {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) shutdown: Arc<Shutdown>,
-    pub(super) inbox: Arc<Inbox>,
+    pub(super) inbox: Inbox,
+}
+
+/// One run of one message. It leaves its end in the inbox, whatever happens: also when it is dropped
+/// before it began.
+pub(super) struct Run {
+    context: Context,
+    report: ReportEnd,
+}
+
+/// What a first poll of the handler came to.
+pub(super) enum Begun {
+    /// The run has ended at this time, and nobody was woken to read that.
+    Ended(Instant),
+    Pending(Watched),
 }
 
 impl Run {
-    /// Runs the handler and leaves its end in the inbox, whatever happens: also when the future
-    /// is dropped before it was polled.
-    pub(super) fn execute(self) -> impl Future<Output = ()> + Send + 'static {
-        let mut report = ReportEnd {
-            started: self.runtime.now(),
-            runtime: Arc::clone(&self.runtime),
-            inbox: Arc::clone(&self.inbox),
-            message: Arc::clone(self.context.shared_message()),
-            registration: Arc::clone(&self.registration),
+    pub(super) fn new(
+        context: Context,
+        registration: Arc<Registration>,
+        surroundings: Arc<Surroundings>,
+        now: Instant,
+    ) -> Self {
+        let message = Arc::clone(context.shared_message());
+        let report = ReportEnd {
+            started: now,
+            ended: None,
+            surroundings,
+            message,
+            registration,
             end: None,
+            wakes: true,
         };
-        async move {
-            report.begin();
-            let end = self.supervise().await;
-            report.finish(end);
-        }
+        Self { context, report }
     }
 
-    async fn supervise(self) -> RunEnd {
+    /// Polls the handler once. Most handlers of small work are ready at once: then nothing needs to be
+    /// watched.
+    pub(super) fn begin(self, now: Instant, task: &mut TaskContext<'_>) -> Begun {
         let Self {
             context,
-            registration,
-            runtime,
-            shutdown,
-            ..
+            mut report,
         } = self;
+        report.started = now;
+        // It may have waited for long.
+        if context.lease().is_lost() {
+            return report.end_at_once(RunEnd::Lost);
+        }
+        if report.surroundings.shutdown.is_cancelled() {
+            return report.end_at_once(RunEnd::Cancelled);
+        }
         let lease = context.lease().clone();
-        // A busy runtime may have let it wait for long.
-        if lease.is_lost() {
-            return RunEnd::Lost;
-        }
-        if shutdown.is_cancelled() {
-            return RunEnd::Cancelled;
-        }
-        let call = registration.call;
-        // The call itself is inside, so that a panic before the first await is caught as well.
-        let handler = AssertUnwindSafe(async move { call(context).await }).catch_unwind();
-        let mut handler = pin!(handler);
-        // Most handlers of small work are ready at once: then nothing needs to be watched.
-        if let Some(ended) = poll_once(handler.as_mut()).await {
-            return decided(ended);
-        }
-        let limit = registration.definition.timeout;
-        let too_long = async {
-            match limit {
-                Some(limit) => {
-                    runtime.sleep(limit).await;
-                    limit
-                }
-                None => std::future::pending().await,
+        let call = report.registration.call;
+        let called = catch_unwind(AssertUnwindSafe(|| call(context)));
+        let mut handler = match called {
+            Ok(handler) => handler,
+            Err(panic) => return report.end_at_once(RunEnd::Panicked(panic_message(panic))),
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(task)));
+        let end = match polled {
+            Ok(Poll::Ready(outcome)) => RunEnd::Decided(outcome),
+            Err(panic) => RunEnd::Panicked(panic_message(panic)),
+            Ok(Poll::Pending) => {
+                report.note_poll();
+                return Begun::Pending(Watched {
+                    handler,
+                    lease,
+                    report,
+                });
             }
         };
-        let (lost, cancelled) = (lease.lost().fuse(), shutdown.cancelled().fuse());
-        let too_long = too_long.fuse();
-        pin_mut!(lost, cancelled, too_long);
-        let mut handler = handler.fuse();
-        select_biased! {
-            ended = handler => decided(ended),
-            () = lost => RunEnd::Lost,
-            () = cancelled => RunEnd::Cancelled,
-            limit = too_long => RunEnd::TimedOut(limit),
+        let end = match caught(|| drop(handler)) {
+            Some(()) => end,
+            None => {
+                caught(|| drop(end));
+                RunEnd::Panicked(DROP_PANICKED.to_owned())
+            }
+        };
+        report.end_at_once(end)
+    }
+
+    /// Runs it on a task of its own.
+    pub(super) async fn execute(self) {
+        let surroundings = Arc::clone(&self.report.surroundings);
+        let mut run = Some(self);
+        let begun = poll_fn(|task| {
+            let now = surroundings.runtime.now();
+            Poll::Ready(run.take().map(|run| run.begin(now, task)))
+        });
+        match begun.await {
+            Some(Begun::Pending(watched)) => watched.watch().await,
+            Some(Begun::Ended(_)) | None => surroundings.inbox.wake(),
         }
     }
 }
+
+/// A run whose handler was not ready at once. What it holds is dropped before its end is told.
+pub(super) struct Watched {
+    handler: BoxFuture<'static, Outcome>,
+    lease: Lease,
+    report: ReportEnd,
+}
+
+impl Watched {
+    pub(super) async fn watch(self) {
+        let Self {
+            handler,
+            lease,
+            mut report,
+        } = self;
+        let limit = report.registration.definition.timeout;
+        let end = supervise(handler, lease, limit, &report.surroundings).await;
+        report.end = Some(end);
+    }
+}
+
+/// Waits until the handler ends, or has to.
+async fn supervise(
+    handler: BoxFuture<'static, Outcome>,
+    lease: Lease,
+    limit: Option<Duration>,
+    surroundings: &Surroundings,
+) -> RunEnd {
+    let Surroundings {
+        runtime, shutdown, ..
+    } = surroundings;
+    let too_long = async {
+        match limit {
+            Some(limit) => {
+                runtime.sleep(limit).await;
+                limit
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let (lost, cancelled) = (lease.lost().fuse(), shutdown.cancelled().fuse());
+    let too_long = too_long.fuse();
+    pin_mut!(lost, cancelled, too_long);
+    let mut handler = AssertUnwindSafe(handler).catch_unwind().fuse();
+    select_biased! {
+        ended = handler => match ended {
+            Ok(outcome) => RunEnd::Decided(outcome),
+            Err(panic) => RunEnd::Panicked(panic_message(panic)),
+        },
+        () = lost => RunEnd::Lost,
+        () = cancelled => RunEnd::Cancelled,
+        limit = too_long => RunEnd::TimedOut(limit),
+    }
+}
+
+const DROP_PANICKED: &str = "a value of the handler panicked when it was dropped";
 
 /// Leaves the end in the inbox when it is dropped, so that no way out of a run, not even a panic
 /// in a destructor, can leave a slot taken and a lease renewed for ever.
 struct ReportEnd {
     started: Instant,
-    runtime: Arc<dyn Runtime>,
-    inbox: Arc<Inbox>,
+    ended: Option<Instant>,
+    surroundings: Arc<Surroundings>,
     message: Arc<Claimed>,
     registration: Arc<Registration>,
     end: Option<RunEnd>,
+    wakes: bool,
 }
 
 impl ReportEnd {
-    fn begin(&mut self) {
-        self.started = self.runtime.now();
+    /// Notes how long the first poll took.
+    fn note_poll(&mut self) -> Instant {
+        let now = self.surroundings.runtime.now();
+        self.registration
+            .note_poll(now.saturating_duration_since(self.started));
+        now
     }
 
-    fn finish(mut self, end: RunEnd) {
+    /// Ends the run without waking the reader.
+    fn end_at_once(mut self, end: RunEnd) -> Begun {
+        let now = self.note_poll();
+        self.ended = Some(now);
         self.end = Some(end);
+        self.wakes = false;
+        Begun::Ended(now)
     }
 }
 
@@ -160,41 +256,29 @@ impl Drop for ReportEnd {
     fn drop(&mut self) {
         let end = self.end.take().unwrap_or_else(|| {
             if std::thread::panicking() {
-                RunEnd::Panicked("a value of the handler panicked when it was dropped".into())
+                RunEnd::Panicked(DROP_PANICKED.to_owned())
             } else {
                 // The runtime ends and drops its tasks.
                 RunEnd::Cancelled
             }
         });
-        let duration = self.runtime.now().saturating_duration_since(self.started);
+        let Surroundings { runtime, inbox, .. } = &*self.surroundings;
+        let ended = self.ended.unwrap_or_else(|| runtime.now());
+        let duration = ended.saturating_duration_since(self.started);
         let attempt = Attempt {
             message: &self.message,
             age: self.message.age.saturating_add(duration),
             registration: &self.registration,
         };
-        self.inbox.push(Finished {
+        inbox.put(Finished {
             message: Arc::clone(&self.message),
             duration,
             panicked: matches!(end, RunEnd::Panicked(_)),
             timed_out: matches!(end, RunEnd::TimedOut(_)),
             verdict: attempt.verdict(end, fastrand::f64()),
         });
-    }
-}
-
-async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|task| {
-        Poll::Ready(match future.as_mut().poll(task) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
-}
-
-fn decided(ended: Result<Outcome, Box<dyn std::any::Any + Send>>) -> RunEnd {
-    match ended {
-        Ok(outcome) => RunEnd::Decided(outcome),
-        Err(panic) => RunEnd::Panicked(panic_message(panic)),
+        if self.wakes {
+            inbox.wake();
+        }
     }
 }

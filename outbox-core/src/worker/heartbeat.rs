@@ -3,13 +3,13 @@
 //! starve it. The watchdog is part of it: a lease that could not be renewed in time, counted from
 //! when its claim or last renewal was *sent*, is given up locally.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event as Signal;
+use foldhash::HashMap;
 use futures_util::future::{Either, FutureExt, select};
 
 use super::verdict::panic_message;
@@ -24,9 +24,16 @@ use crate::telemetry::{About, Event, LossPhase, Telemetry, add};
 #[derive(Default)]
 pub(super) struct Leases {
     // Guards the entries; never held over an await.
-    entries: Mutex<HashMap<Held, Entry>>,
+    entries: Mutex<Entries>,
     /// A lease was added that may end before the heartbeat would look again.
     short: Signal,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_lease: HashMap<Held, Entry>,
+    /// None of them ends before, unless it is being settled.
+    first_end: Option<Instant>,
 }
 
 /// Leases that were taken out of the registry because they are lost.
@@ -45,8 +52,17 @@ pub(super) struct Entry {
 }
 
 impl Leases {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut HashMap<Held, Entry>) -> T) -> T {
-        work(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.lock().by_lease)
+    }
+
+    fn note_end(&self, end: Option<Instant>) {
+        let mut entries = self.lock();
+        entries.first_end = entries.first_end.into_iter().chain(end).min();
     }
 
     /// Registers what a claim sent at `sent` and answered at `now` has leased, and returns a lease
@@ -61,6 +77,7 @@ impl Leases {
     ) -> (Vec<Lease>, Lost) {
         let took = now.saturating_duration_since(sent);
         let mut some_are_short = false;
+        let mut shortest = None;
         let added = self.with(|entries| {
             // Only a delivery after the first can have a former lease.
             let again = messages.iter().filter(|message| message.deliveries > 1);
@@ -82,6 +99,7 @@ impl Leases {
                     // The heartbeat looks once in a third of every lease: what lasts longer can
                     // wait for that.
                     some_are_short |= took > lease_ttl / 3 * 2;
+                    shortest = Some(shortest.map_or(lease_ttl, |least| lease_ttl.min(least)));
                     let lease = Lease::new(message.held(), message.deliveries);
                     let entry = Entry {
                         lease: lease.clone(),
@@ -98,25 +116,32 @@ impl Leases {
                 .collect();
             (leases, lost)
         });
+        let first = shortest.map(|lease_ttl| sent + lease_ttl);
+        self.note_end(first);
         if some_are_short {
             self.short.notify(usize::MAX);
         }
         added
     }
 
-    /// The outcome of this one is known. Returns false if its lease was lost before.
-    pub(super) fn begin_settling(&self, held: Held) -> bool {
+    /// The outcomes of these are known. Returns for each whether its lease was held until now.
+    pub(super) fn begin_settling(&self, all: impl IntoIterator<Item = Held>) -> Vec<bool> {
         self.with(|entries| {
-            entries
-                .get_mut(&held)
-                .map(|entry| entry.settling = true)
-                .is_some()
+            let begin = |held| {
+                let entry = entries.get_mut(&held);
+                entry.map(|entry| entry.settling = true).is_some()
+            };
+            all.into_iter().map(begin).collect()
         })
     }
 
-    /// The lease has ended: settled, given up, or lost.
-    pub(super) fn end(&self, held: Held) {
-        self.with(|entries| entries.remove(&held));
+    /// These leases have ended: settled, given up, or lost.
+    pub(super) fn end(&self, all: impl IntoIterator<Item = Held>) {
+        self.with(|entries| {
+            for held in all {
+                entries.remove(&held);
+            }
+        });
     }
 
     /// Ends all leases that are not being settled, as the worker gives up handlers that do not
@@ -184,14 +209,16 @@ impl Leases {
         })
     }
 
+    /// Whether the time of some lease may be over by this worker's own clock.
+    pub(super) fn some_may_be_over(&self, now: Instant) -> bool {
+        self.lock().first_end.is_some_and(|first| first <= now)
+    }
+
     fn first_end(&self) -> Option<Instant> {
-        self.with(|entries| {
-            entries
-                .values()
-                .filter(|entry| !entry.settling)
-                .map(Entry::ends)
-                .min()
-        })
+        let mut entries = self.lock();
+        let held = entries.by_lease.values().filter(|entry| !entry.settling);
+        entries.first_end = held.map(Entry::ends).min();
+        entries.first_end
     }
 }
 

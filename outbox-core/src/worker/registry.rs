@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -13,11 +14,18 @@ use crate::message::check_name;
 use crate::outcome::Outcome;
 use crate::storage::QueueLease;
 
+/// A first poll that took so long held up others.
+const SLOW_POLL: Duration = Duration::from_millis(1);
+/// So many runs after it have a task of their own.
+const AFTER_SLOW_POLL: u32 = 100;
+
 /// One registered handler.
 pub(super) struct Registration {
     pub(super) definition: Definition,
     pub(super) call: fn(Context) -> BoxFuture<'static, Outcome>,
     requires: fn(&mut Requirements),
+    /// How many of its next runs have a task of their own.
+    own_tasks: AtomicU32,
 }
 
 #[derive(Default)]
@@ -34,6 +42,7 @@ impl Registry {
             definition: H::definition(),
             call: H::call,
             requires: H::requires,
+            own_tasks: AtomicU32::new(0),
         });
         let definition = &registration.definition;
         let kinds = self.by_kind.entry(definition.queue).or_default();
@@ -124,6 +133,24 @@ impl Registry {
 }
 
 impl Registration {
+    /// Notes how long the first poll of a run took.
+    pub(super) fn note_poll(&self, took: Duration) {
+        if took >= SLOW_POLL {
+            self.own_tasks.store(AFTER_SLOW_POLL, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the next run has a task of its own, because one before it was slow to be polled: it
+    /// computes or blocks, and would hold up what is behind it.
+    pub(super) fn takes_own_task(&self) -> bool {
+        let left = self.own_tasks.load(Ordering::Relaxed);
+        if left > 0 {
+            // Only the agent counts down.
+            self.own_tasks.store(left - 1, Ordering::Relaxed);
+        }
+        left > 0
+    }
+
     fn check(&self) -> Result<(), Error> {
         let definition = &self.definition;
         let refuse = |message: &str| {

@@ -19,10 +19,11 @@ use futures_util::stream::{BoxStream, StreamExt};
 use self::exchange::Answer;
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
-use super::execute::{Finished, Inbox, Run};
+use super::execute::{Finished, Inbox, Run, Surroundings};
 use super::heartbeat::{Heartbeat, Leases, give_up, storage_panic, too_slow};
 use super::housekeeping;
 use super::registry::Registry;
+use super::runners::Runners;
 use super::settle::{Outgoing, Pending};
 use super::shutdown::Shutdown;
 use super::verdict::panic_message;
@@ -30,7 +31,7 @@ use super::{PreparedWorker, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{Context, DataMap, Lease};
 use crate::outcome::Verdict;
-use crate::runtime::{Runtime, timeout};
+use crate::runtime::{Runtime, timeout, yield_once};
 use crate::storage::{Claimed, Storage};
 use crate::telemetry::{About, Event, Health, Report, Telemetry, add};
 
@@ -43,6 +44,10 @@ pub(super) enum Ending {
 
 /// How long cancelled handlers have to be dropped before the worker leaves them behind.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
+
+/// How long a handler may block the runners before others are started beside them, and before the ends
+/// that they left are read without being told of.
+const RELIEF: Duration = Duration::from_millis(10);
 
 /// However many a storage says.
 const MOST_EXCHANGES: usize = 16;
@@ -57,7 +62,11 @@ pub(super) struct Agent {
     shutdown: Arc<Shutdown>,
     ending: Ending,
     leases: Arc<Leases>,
-    inbox: Arc<Inbox>,
+    surroundings: Arc<Surroundings>,
+    runners: Arc<Runners>,
+    /// How many runs the runners had taken when the agent looked last, and whether it looks again.
+    taken: usize,
+    looks_after_runners: bool,
     claiming: Claiming,
     backoff: Backoff,
     /// Leased and not started.
@@ -110,6 +119,11 @@ impl Agent {
             .clamp(1, MOST_EXCHANGES);
         let now = worker.runtime.now();
         let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
+        let surroundings = Arc::new(Surroundings {
+            runtime: Arc::clone(&worker.runtime),
+            shutdown: Arc::clone(&worker.shutdown),
+            inbox: Inbox::default(),
+        });
         Self {
             storage: worker.storage,
             runtime: worker.runtime,
@@ -120,7 +134,10 @@ impl Agent {
             shutdown: worker.shutdown,
             ending,
             leases: Arc::default(),
-            inbox: Arc::default(),
+            runners: Arc::new(Runners::new(Arc::clone(&surroundings))),
+            surroundings,
+            taken: 0,
+            looks_after_runners: false,
             claiming,
             backoff: Backoff::default(),
             ready: VecDeque::new(),
@@ -287,27 +304,28 @@ impl Agent {
     }
 
     fn read_finished(&mut self, now: Instant) {
-        let finished = self.inbox.take();
+        let finished = self.surroundings.inbox.take();
         if finished.is_empty() {
             return;
         }
         self.claiming.finished(finished.len(), now);
-        for finished in finished {
+        let all = finished.iter().map(|finished| finished.message.held());
+        let held = self.leases.begin_settling(all);
+        for (finished, held) in finished.into_iter().zip(held) {
             self.running -= 1;
             self.suspects -= usize::from(finished.message.is_suspect());
-            self.decide(finished);
+            self.decide(finished, held);
         }
     }
 
-    fn decide(&mut self, finished: Finished) {
+    fn decide(&mut self, finished: Finished, held: bool) {
         add(&self.telemetry.counters.panicked, finished.panicked.into());
         add(
             &self.telemetry.counters.timed_out,
             finished.timed_out.into(),
         );
-        let held = finished.message.held();
-        // Without an entry the lease was lost while the handler ran, and that has been told.
-        if !self.leases.begin_settling(held) {
+        if !held {
+            // The lease was lost while the handler ran, and that has been told.
             return;
         }
         match finished.verdict {
@@ -315,38 +333,42 @@ impl Agent {
                 self.outgoing
                     .push(Pending::new(&finished.message, verdict, finished.duration))
             }
-            None => self.leases.end(held),
+            None => self.leases.end([finished.message.held()]),
         }
     }
 
     /// Settles a message that did not run.
     fn give_back(&mut self, message: &Claimed, verdict: Verdict) {
         self.suspects -= usize::from(message.is_suspect());
-        if self.leases.begin_settling(message.held()) {
+        if self.leases.begin_settling([message.held()]) == [true] {
             self.outgoing
                 .push(Pending::new(message, verdict, Duration::ZERO));
         }
     }
 
     fn start_ready(&mut self, now: Instant) {
+        // The heartbeat may not have come to them yet, above all after the process was stopped.
+        let some_are_over = !self.ready.is_empty() && self.leases.some_may_be_over(now);
         while self.running < self.settings.concurrency {
             let Some((message, lease)) = self.ready.pop_front() else {
-                return;
+                break;
             };
-            // The heartbeat may not have come to it yet, above all after the process was stopped.
-            give_up(
-                &self.telemetry,
-                self.leases.end_if_over(message.held(), now),
-            );
+            if some_are_over {
+                give_up(
+                    &self.telemetry,
+                    self.leases.end_if_over(message.held(), now),
+                );
+            }
             if lease.is_lost() {
                 self.suspects -= usize::from(message.is_suspect());
                 continue;
             }
-            self.start(message, lease);
+            self.start(message, lease, now);
         }
+        self.runners.staff();
     }
 
-    fn start(&mut self, mut message: Claimed, lease: Lease) {
+    fn start(&mut self, mut message: Claimed, lease: Lease, now: Instant) {
         let Some(registration) = self.registry.find(&message.queue, &message.kind) else {
             self.give_back_unknown(&message);
             return;
@@ -356,20 +378,25 @@ impl Agent {
         }
         add(&self.telemetry.counters.started, 1);
         self.telemetry.tell(&Event::Started(about(&message)));
-        let run = Run {
-            registration: Arc::clone(registration),
-            context: Context::new(
+        let alone = registration.takes_own_task();
+        let run = Run::new(
+            Context::new(
                 message,
                 lease,
                 Arc::clone(&self.data),
                 Arc::clone(&self.runtime),
             ),
-            runtime: Arc::clone(&self.runtime),
-            shutdown: Arc::clone(&self.shutdown),
-            inbox: Arc::clone(&self.inbox),
-        };
+            Arc::clone(registration),
+            Arc::clone(&self.surroundings),
+            now,
+        );
         self.running += 1;
-        self.runtime.spawn(Box::pin(run.execute()));
+        if alone {
+            self.runtime.spawn(Box::pin(run.execute()));
+        } else {
+            self.runners.put(run);
+            self.looks_after_runners = true;
+        }
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
@@ -402,9 +429,10 @@ impl Agent {
             | Phase::Cancelling { .. }
             | Phase::Flushing { .. } => {}
         }
-        let mut sleep = self
-            .next_change(now)
-            .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
+        let look = self.looks_after_runners.then(|| now + RELIEF);
+        let next_change = self.next_change(now).into_iter().chain(look).min();
+        let mut sleep =
+            next_change.map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
         let turn = poll_fn(|task| {
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
                 if let Poll::Ready(answer) = exchange.as_mut().poll(task) {
@@ -413,7 +441,7 @@ impl Agent {
                 }
             }
             // An end matters if something waits for its slot, or if its outcome can go at once.
-            let finished = self.inbox.poll_count(task);
+            let finished = self.surroundings.inbox.poll_count(task);
             if finished > 0 && (!self.ready.is_empty() || self.is_worth_an_exchange(finished)) {
                 return Poll::Ready(Turn::SomeFinished);
             }
@@ -443,7 +471,15 @@ impl Agent {
                     self.wake_ups = Box::pin(futures_util::stream::pending());
                 }
             }
-            Turn::TimeOrSignal => {}
+            Turn::TimeOrSignal => self.look_after_runners(),
+        }
+    }
+
+    /// Runners that came no further are blocked by handlers: others take what is in the line.
+    fn look_after_runners(&mut self) {
+        let taken = self.runners.taken();
+        if taken == std::mem::replace(&mut self.taken, taken) {
+            self.looks_after_runners = self.runners.relieve() > 0;
         }
     }
 
@@ -488,18 +524,6 @@ impl RunningHeartbeat {
         // The sender is dropped, never used: the error is the signal.
         let _ = self.ended.await;
     }
-}
-
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|task| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        task.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 fn about(message: &Claimed) -> About<'_> {

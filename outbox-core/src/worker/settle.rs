@@ -1,8 +1,9 @@
 //! The settlements that wait to be written, or to be asked for again.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use crate::lease::Held;
 use crate::message::MessageId;
@@ -51,6 +52,11 @@ impl Pending {
         }
     }
 
+    /// Whether it could not be written before.
+    const fn is_troubled(&self) -> bool {
+        self.asked_before || self.times_alone > 0
+    }
+
     pub(super) fn written(&self) -> Written {
         match &self.settlement.verdict {
             Verdict::Done => Written::Done,
@@ -97,6 +103,8 @@ pub(super) struct Outgoing {
     /// The last call was about one of those: the next is about the waiting ones, if there are any,
     /// because many that each take their time would leave no turn to them.
     delayed_went: bool,
+    /// How many of all these could not be written before. While there are none, nobody looks for them.
+    troubled: usize,
     /// The most settlements of one call: half of a call that failed, which may have been too
     /// large or held one that cannot be written; twice of one that succeeded.
     ceiling: usize,
@@ -110,6 +118,7 @@ impl Default for Outgoing {
             calls: 0,
             delayed: Vec::new(),
             delayed_went: false,
+            troubled: 0,
             ceiling: MAX_SETTLE,
         }
     }
@@ -141,6 +150,9 @@ impl Outgoing {
 
     /// Whether outcomes cannot be written at present: what runs now would wait with them.
     pub(super) fn is_stuck(&self) -> bool {
+        if self.troubled == 0 {
+            return false;
+        }
         let (mut alone, mut failed_alone) = (0, 0);
         for pending in self.all() {
             if pending.times_alone > 0 {
@@ -162,7 +174,7 @@ impl Outgoing {
 
     /// Whether some outcome could not be written yet.
     pub(super) fn has_failed(&self) -> bool {
-        self.all().any(|pending| pending.asked_before)
+        self.troubled > 0 && self.all().any(|pending| pending.asked_before)
     }
 
     /// Takes what goes with the next call: at most one settlement for each message, and none for a
@@ -221,6 +233,7 @@ impl Outgoing {
         let mut known = Vec::with_capacity(asked.len());
         for pending in asked {
             let id = pending.settlement.id;
+            self.troubled -= usize::from(pending.is_troubled());
             if written.contains(&id) {
                 known.push((pending, Fate::Written));
             } else if busy.contains(&id) {
@@ -236,6 +249,7 @@ impl Outgoing {
 
     fn delay(&mut self, mut pending: Pending, now: Instant) {
         pending.times_alone = (pending.times_alone + 1).min(MOST_PAUSES);
+        self.troubled += 1;
         self.delayed
             .push((now + PAUSE * pending.times_alone, pending));
     }
@@ -245,9 +259,11 @@ impl Outgoing {
     pub(super) fn failed(&mut self, call: Call, now: Instant) {
         let mut asked = self.end(call);
         for pending in &mut asked {
+            self.troubled -= usize::from(pending.is_troubled());
             pending.asked_before = true;
         }
         if asked.len() > 1 {
+            self.troubled += asked.len();
             self.ask_by_halves(asked);
         } else if let Some(pending) = asked.pop() {
             self.delay(pending, now);
@@ -262,7 +278,9 @@ impl Outgoing {
             self.ask_by_halves(asked);
             return None;
         }
-        asked.pop()
+        let refused = asked.pop();
+        self.troubled -= usize::from(refused.as_ref().is_some_and(Pending::is_troubled));
+        refused
     }
 
     /// Puts the settlements of a call back, first in the next exchange.

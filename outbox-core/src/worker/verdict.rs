@@ -116,7 +116,7 @@ fn read<T>(error: BoxError, read: impl FnOnce(&ErrorRef) -> T) -> T {
 }
 
 /// Runs code of the user's; `None` if it panicked.
-fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(value) => Some(value),
         Err(panic) => {

@@ -16,7 +16,8 @@
 -- $11 text[]     reasons
 -- $12 text[]     errors
 --
--- Returns id bigint of the messages changed: those whose token still held.
+-- Returns ids bigint[] of the messages changed, those whose token still held, in one row: a row for each
+-- costs more than all else about it.
 -- Locks: the messages changed, in id order within each list; waits for a claim that is taking one.
 -- Index: the primary key. "= any" keeps it so whatever the planner believes about the sizes, and
 -- "is not distinct from" keeps it from walking message_lease_idx, which a plain "=" on the token
@@ -78,8 +79,10 @@ buried as (
         error
     from removed
 )
-select id from deleted
-union all
-select id from returned
-union all
-select id from removed
+select array(
+    select id from deleted
+    union all
+    select id from returned
+    union all
+    select id from removed
+) as ids

@@ -152,6 +152,10 @@ impl Runtime for SimProcess {
         Ok(())
     }
 
+    fn parallelism(&self) -> usize {
+        self.0.sim.parallelism()
+    }
+
     fn now(&self) -> Instant {
         self.0.sim.now()
     }

@@ -75,7 +75,10 @@ impl Agent {
         match answer.settled {
             None => {}
             Some((call, Ok(settled))) => {
-                for (pending, fate) in self.outgoing.answered(call, &settled, now) {
+                let known = self.outgoing.answered(call, &settled, now);
+                self.leases
+                    .end(known.iter().map(|(pending, _)| pending.held()));
+                for (pending, fate) in known {
                     self.tell_fate(&pending, fate);
                 }
             }
@@ -120,7 +123,7 @@ impl Agent {
             self.outgoing.failed(call, now);
         } else if let Some(refused) = self.outgoing.refused(call) {
             tracing::error!(id = %refused.settlement.id, error = error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
-            self.leases.end(refused.held());
+            self.leases.end([refused.held()]);
         }
     }
 
@@ -190,7 +193,6 @@ impl Agent {
 
     fn tell_fate(&mut self, pending: &Pending, fate: Fate) {
         let counters = &self.telemetry.counters;
-        self.leases.end(pending.held());
         // An unresolved one may well have been written.
         if fate != Fate::Lost
             && let Written::Retried(after) | Written::Snoozed(after) = pending.written()
