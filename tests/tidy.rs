@@ -209,6 +209,21 @@ fn nothing_is_left_unfinished() {
 }
 
 #[test]
+fn no_page_keeps_what_a_merge_left() {
+    let marks = [["<<<<", "<<< "], [">>>>", ">>> "]].map(|halves| halves.concat());
+    let mut broken = Vec::new();
+    let kinds = ["rs", "sql", "md", "toml", "json"];
+    for file in kinds.into_iter().flat_map(files) {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            if marks.iter().any(|mark| line.starts_with(mark.as_str())) {
+                broken.push(format!("{}:{number}", file.path));
+            }
+        }
+    }
+    nothing_breaks("both sides of a merge are one text", &broken);
+}
+
+#[test]
 fn functions_use_the_words_of_the_house() {
     let instead = [
         ("ack", "settle"),

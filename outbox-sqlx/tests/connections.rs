@@ -21,7 +21,8 @@ begin
     insert into public.seen
     select name, current_setting(name) from unnest(array[
         'transaction_isolation', 'statement_timeout', 'lock_timeout', 'enable_seqscan',
-        'enable_bitmapscan', 'jit', 'search_path', 'idle_in_transaction_session_timeout'
+        'enable_bitmapscan', 'jit', 'search_path', 'idle_in_transaction_session_timeout',
+        'plan_cache_mode'
     ]) as name;
     return null;
 end $$;
@@ -68,6 +69,7 @@ async fn settings_of_the_role_do_not_matter() {
         "idle_in_transaction_session_timeout=30s",
         "jit=off",
         "lock_timeout=1s",
+        "plan_cache_mode=force_generic_plan",
         "search_path=pg_catalog",
         "statement_timeout=30s",
         "transaction_isolation=read committed",

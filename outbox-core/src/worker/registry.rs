@@ -186,3 +186,35 @@ impl Registration {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handler::Requirements;
+
+    struct Nothing;
+
+    impl Handler for Nothing {
+        fn definition() -> Definition {
+            Definition::new("nothing", "q").kinds(vec!["k".into()])
+        }
+        fn requires(_: &mut Requirements) {}
+        fn call(_: Context) -> BoxFuture<'static, Outcome> {
+            Box::pin(async { Outcome::Done })
+        }
+    }
+
+    #[test]
+    fn runs_after_a_slow_poll_have_tasks_of_their_own_for_a_while() {
+        let mut registry = Registry::default();
+        registry.add::<Nothing>();
+        let registration = registry.find("q", "k").expect("it is registered");
+        registration.note_poll(SLOW_POLL - Duration::from_nanos(1));
+        assert!(!registration.takes_own_task());
+        registration.note_poll(SLOW_POLL);
+        for _ in 0..AFTER_SLOW_POLL {
+            assert!(registration.takes_own_task());
+        }
+        assert!(!registration.takes_own_task());
+    }
+}

@@ -1,0 +1,106 @@
+//! Handlers that block their threads: they hold up nobody else for long, whatever thread they were
+//! given.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outbox_core::{
+    BoxFuture, Context, Data, Definition, Draft, Event, FromContext, Handler, MemoryStorage,
+    Outcome, Requirements, Runtime, Storage, Worker,
+};
+use outbox_tokio::TokioRuntime;
+
+/// A tokio runtime that begins handlers one after the other, although it has more threads.
+struct OneByOne(TokioRuntime);
+
+impl Runtime for OneByOne {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.0.sleep(duration)
+    }
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+        self.0.spawn_thread(name, task)
+    }
+    fn parallelism(&self) -> usize {
+        1
+    }
+}
+
+/// What `block` waits for: somebody who tells one of them to go on.
+struct Gate(Mutex<Receiver<()>>);
+
+/// Ends at once where the kind says so, and otherwise blocks its thread until it may go on.
+struct Blocks;
+
+impl Handler for Blocks {
+    fn definition() -> Definition {
+        Definition::new("blocks", "q").kinds(vec!["ends".into(), "blocks".into()])
+    }
+    fn requires(requirements: &mut Requirements) {
+        Data::<Gate>::requires(requirements);
+    }
+    fn call(context: Context) -> BoxFuture<'static, Outcome> {
+        Box::pin(async move {
+            if &*context.message().kind == "blocks" {
+                let Data(gate) = Data::<Gate>::from_context(&context).expect("it is given");
+                // Less than a quarter of the lease, after which the worker looks around by itself.
+                let patience = Duration::from_secs(5);
+                let gate = gate.0.lock().expect("nobody panics with it");
+                let opened = tokio::task::block_in_place(|| gate.recv_timeout(patience));
+                drop(gate);
+                opened.expect("the other message is settled meanwhile");
+            }
+            Outcome::Done
+        })
+    }
+}
+
+/// Runs messages of these kinds. Each that is settled lets one that blocks go on.
+fn run(kinds: &[&'static str]) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be started");
+    let report = runtime.block_on(async {
+        let storage = MemoryStorage::realtime();
+        let drafts = kinds
+            .iter()
+            .map(|kind| Draft::bytes("q", *kind, Vec::new()));
+        let messages = drafts.map(|draft| draft.check(100).expect("it is sound"));
+        storage.enqueue(messages.collect()).await.expect("memory");
+        let (open, opened) = channel();
+        let worker = Worker::new(
+            Arc::new(storage),
+            Arc::new(OneByOne(TokioRuntime::current())),
+        )
+        .register::<Blocks>()
+        .data(Gate(Mutex::new(opened)))
+        .poll_interval(Duration::from_secs(60))
+        .observe(move |event| {
+            if let Event::Settled { .. } = event {
+                // Nobody listens any more once the worker ends.
+                let _ = open.send(());
+            }
+        });
+        worker
+            .run_until_idle(Duration::ZERO)
+            .await
+            .expect("it runs")
+    });
+    assert_eq!(report.panicked, 0);
+    assert_eq!(report.done, kinds.len() as u64);
+}
+
+#[test]
+fn what_ended_before_a_handler_that_blocks_is_settled_meanwhile() {
+    run(&["ends", "blocks"]);
+}
+
+#[test]
+fn what_is_in_line_behind_handlers_that_block_runs_meanwhile() {
+    run(&["blocks", "blocks", "ends"]);
+}
