@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::message::MessageId;
 use crate::outcome::DeadReason;
-use crate::storage::{Housekeeping, Source};
+use crate::storage::{Claimed, Housekeeping, Source};
 
 /// The message an event speaks of.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,12 @@ impl<'a> About<'a> {
             kind,
             attempt,
         }
+    }
+}
+
+impl<'a> About<'a> {
+    pub(crate) fn of(message: &'a Claimed) -> Self {
+        Self::new(message.id, &message.queue, &message.kind, message.attempt)
     }
 }
 

@@ -10,13 +10,16 @@ use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use futures_util::task::AtomicWaker;
 use futures_util::{pin_mut, select_biased};
 
+use super::heartbeat::{Leases, give_up};
 use super::registry::Registration;
+use super::runners::Slots;
 use super::shutdown::Shutdown;
 use super::verdict::{Attempt, RunEnd, caught, panic_message};
 use crate::handler::{Context, Lease};
 use crate::outcome::{Outcome, Verdict};
 use crate::runtime::Runtime;
 use crate::storage::Claimed;
+use crate::telemetry::{About, Event, Telemetry, add};
 
 /// A run that ended.
 pub(super) struct Finished {
@@ -68,7 +71,18 @@ impl Inbox {
 pub(super) struct Surroundings {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) shutdown: Arc<Shutdown>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) slots: Slots,
     pub(super) inbox: Inbox,
+}
+
+impl Surroundings {
+    /// Gives up the lease of a run that has not begun, if its time is over by this worker's own clock.
+    pub(super) fn give_up_if_over(&self, run: &Run, now: Instant) {
+        let held = run.report.message.held();
+        give_up(&self.telemetry, self.leases.end_if_over(held, now));
+    }
 }
 
 /// One run of one message. It leaves its end in the inbox, whatever happens: also when it is dropped
@@ -100,13 +114,33 @@ impl Run {
             message,
             registration,
             end: None,
+            has_slot: false,
             wakes: true,
         };
         Self { context, report }
     }
 
-    /// Polls the handler once. Most handlers of small work are ready at once: then nothing needs to be
-    /// watched.
+    /// It was given a slot, which is free again when the run ends.
+    pub(super) fn take_slot(&mut self) {
+        self.report.has_slot = true;
+    }
+
+    /// Whether it should not share a task with others.
+    pub(super) fn takes_own_task(&self) -> bool {
+        self.report.registration.takes_own_task()
+    }
+
+    /// Ends it before it began, without waking the reader.
+    pub(super) fn cancel(self) {
+        let mut report = self.report;
+        report.started = report.surroundings.runtime.now();
+        report.ended = Some(report.started);
+        report.end = Some(RunEnd::Cancelled);
+        report.wakes = false;
+    }
+
+    /// Polls the handler once, once it has a slot. Most handlers of small work are ready at once:
+    /// then nothing needs to be watched.
     pub(super) fn begin(self, now: Instant, task: &mut TaskContext<'_>) -> Begun {
         let Self {
             context,
@@ -120,6 +154,9 @@ impl Run {
         if report.surroundings.shutdown.is_cancelled() {
             return report.end_at_once(RunEnd::Cancelled);
         }
+        add(&report.surroundings.telemetry.counters.started, 1);
+        let about = About::of(&report.message);
+        report.surroundings.telemetry.tell(&Event::Started(about));
         let lease = context.lease().clone();
         let call = report.registration.call;
         let called = catch_unwind(AssertUnwindSafe(|| call(context)));
@@ -150,7 +187,7 @@ impl Run {
         report.end_at_once(end)
     }
 
-    /// Runs it on a task of its own.
+    /// Runs it on a task of its own, once it has a slot.
     pub(super) async fn execute(self) {
         let surroundings = Arc::clone(&self.report.surroundings);
         let mut run = Some(self);
@@ -230,6 +267,7 @@ struct ReportEnd {
     message: Arc<Claimed>,
     registration: Arc<Registration>,
     end: Option<RunEnd>,
+    has_slot: bool,
     wakes: bool,
 }
 
@@ -262,7 +300,12 @@ impl Drop for ReportEnd {
                 RunEnd::Cancelled
             }
         });
-        let Surroundings { runtime, inbox, .. } = &*self.surroundings;
+        let Surroundings {
+            runtime,
+            inbox,
+            slots,
+            ..
+        } = &*self.surroundings;
         let ended = self.ended.unwrap_or_else(|| runtime.now());
         let duration = ended.saturating_duration_since(self.started);
         let attempt = Attempt {
@@ -277,6 +320,9 @@ impl Drop for ReportEnd {
             timed_out: matches!(end, RunEnd::TimedOut(_)),
             verdict: attempt.verdict(end, fastrand::f64()),
         });
+        if self.has_slot {
+            slots.release();
+        }
         if self.wakes {
             inbox.wake();
         }

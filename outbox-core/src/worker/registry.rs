@@ -143,12 +143,11 @@ impl Registration {
     /// Whether the next run has a task of its own, because one before it was slow to be polled: it
     /// computes or blocks, and would hold up what is behind it.
     pub(super) fn takes_own_task(&self) -> bool {
-        let left = self.own_tasks.load(Ordering::Relaxed);
-        if left > 0 {
-            // Only the agent counts down.
-            self.own_tasks.store(left - 1, Ordering::Relaxed);
-        }
-        left > 0
+        let fewer = |left: u32| left.checked_sub(1);
+        let counted = self
+            .own_tasks
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        counted.is_ok()
     }
 
     fn check(&self) -> Result<(), Error> {

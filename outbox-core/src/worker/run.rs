@@ -20,10 +20,10 @@ use self::exchange::Answer;
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
 use super::execute::{Finished, Inbox, Run, Surroundings};
-use super::heartbeat::{Heartbeat, Leases, give_up, storage_panic, too_slow};
+use super::heartbeat::{Heartbeat, Leases, storage_panic, too_slow};
 use super::housekeeping;
 use super::registry::Registry;
-use super::runners::Runners;
+use super::runners::{Runners, Slots};
 use super::settle::{Outgoing, Pending};
 use super::shutdown::Shutdown;
 use super::verdict::panic_message;
@@ -119,9 +119,13 @@ impl Agent {
             .clamp(1, MOST_EXCHANGES);
         let now = worker.runtime.now();
         let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
+        let leases = Arc::<Leases>::default();
         let surroundings = Arc::new(Surroundings {
             runtime: Arc::clone(&worker.runtime),
             shutdown: Arc::clone(&worker.shutdown),
+            telemetry: Arc::clone(&worker.telemetry),
+            leases: Arc::clone(&leases),
+            slots: Slots::new(worker.settings.concurrency),
             inbox: Inbox::default(),
         });
         Self {
@@ -133,7 +137,7 @@ impl Agent {
             telemetry: worker.telemetry,
             shutdown: worker.shutdown,
             ending,
-            leases: Arc::default(),
+            leases,
             runners: Arc::new(Runners::new(Arc::clone(&surroundings))),
             surroundings,
             taken: 0,
@@ -264,9 +268,11 @@ impl Agent {
             self.phase = Phase::Draining {
                 until: now + self.settings.grace,
             };
+            self.runners.clear();
             for (message, _) in std::mem::take(&mut self.ready) {
                 self.give_back(&message, Verdict::Release);
             }
+            self.read_finished(now);
         }
         if let Phase::Draining { until } = self.phase
             && (now >= until || self.shutdown.is_cancelled())
@@ -346,19 +352,13 @@ impl Agent {
         }
     }
 
+    /// Puts runs in line: for the slots, and as many to follow.
     fn start_ready(&mut self, now: Instant) {
-        // The heartbeat may not have come to them yet, above all after the process was stopped.
-        let some_are_over = !self.ready.is_empty() && self.leases.some_may_be_over(now);
-        while self.running < self.settings.concurrency {
+        let most = self.settings.concurrency.saturating_mul(2);
+        while self.running < most {
             let Some((message, lease)) = self.ready.pop_front() else {
                 break;
             };
-            if some_are_over {
-                give_up(
-                    &self.telemetry,
-                    self.leases.end_if_over(message.held(), now),
-                );
-            }
             if lease.is_lost() {
                 self.suspects -= usize::from(message.is_suspect());
                 continue;
@@ -376,35 +376,31 @@ impl Agent {
         if let Some(max_attempts) = registration.definition.max_attempts {
             message.max_attempts = max_attempts;
         }
-        add(&self.telemetry.counters.started, 1);
-        self.telemetry.tell(&Event::Started(about(&message)));
-        let alone = registration.takes_own_task();
-        let run = Run::new(
-            Context::new(
-                message,
-                lease,
-                Arc::clone(&self.data),
-                Arc::clone(&self.runtime),
-            ),
-            Arc::clone(registration),
-            Arc::clone(&self.surroundings),
-            now,
+        let context = Context::new(
+            message,
+            lease,
+            Arc::clone(&self.data),
+            Arc::clone(&self.runtime),
         );
+        let (registration, surroundings) =
+            (Arc::clone(registration), Arc::clone(&self.surroundings));
         self.running += 1;
-        if alone {
-            self.runtime.spawn(Box::pin(run.execute()));
-        } else {
-            self.runners.put(run);
-            self.looks_after_runners = true;
-        }
+        self.runners
+            .put(Run::new(context, registration, surroundings, now));
+        self.looks_after_runners = true;
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
         add(&self.telemetry.counters.unknown_kind, 1);
         tracing::warn!(id = %message.id, queue = &*message.queue, kind = &*message.kind, "no handler is registered for this kind; given back with a delay");
-        self.telemetry.tell(&Event::UnknownKind(about(message)));
+        self.telemetry.tell(&Event::UnknownKind(About::of(message)));
         let after = self.settings.unknown_kind_delay;
         self.give_back(message, Verdict::Snooze { after });
+    }
+
+    /// Whether runs are to be put in line soon.
+    fn line_is_short(&self) -> bool {
+        !self.ready.is_empty() && self.runners.waiting() <= self.settings.concurrency / 2
     }
 
     fn holding(&self) -> Holding {
@@ -442,7 +438,7 @@ impl Agent {
             }
             // An end matters if something waits for its slot, or if its outcome can go at once.
             let finished = self.surroundings.inbox.poll_count(task);
-            if finished > 0 && (!self.ready.is_empty() || self.is_worth_an_exchange(finished)) {
+            if finished > 0 && (self.line_is_short() || self.is_worth_an_exchange(finished)) {
                 return Poll::Ready(Turn::SomeFinished);
             }
             if let Poll::Ready(hint) = self.wake_ups.as_mut().poll_next(task) {
@@ -479,7 +475,8 @@ impl Agent {
     fn look_after_runners(&mut self) {
         let taken = self.runners.taken();
         if taken == std::mem::replace(&mut self.taken, taken) {
-            self.looks_after_runners = self.runners.relieve() > 0;
+            self.runners.relieve();
+            self.looks_after_runners = self.runners.waiting() > 0;
         }
     }
 
@@ -505,6 +502,13 @@ impl Agent {
     }
 }
 
+impl Drop for Agent {
+    /// What is in line holds on to what it stands in.
+    fn drop(&mut self) {
+        self.runners.clear();
+    }
+}
+
 enum Turn {
     Answered(Box<Answer>),
     SomeFinished,
@@ -524,8 +528,4 @@ impl RunningHeartbeat {
         // The sender is dropped, never used: the error is the signal.
         let _ = self.ended.await;
     }
-}
-
-fn about(message: &Claimed) -> About<'_> {
-    About::new(message.id, &message.queue, &message.kind, message.attempt)
 }

@@ -1,12 +1,14 @@
 //! Runners: a few tasks that give each started run its first poll. Most handlers of small work are
 //! ready at once and need no task of their own; one that is not, gets one.
+//!
+//! They also keep the slots. A few runs wait in line for the next that is free, so that whoever ends
+//! one begins the next itself, without a word to the agent.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use concurrent_queue::ConcurrentQueue;
 use futures_util::future::poll_fn;
 
 use super::execute::{Begun, Run, Surroundings};
@@ -16,72 +18,139 @@ use crate::runtime::yield_once;
 /// How long a runner goes on before it lets other tasks of the runtime run.
 const SLICE: Duration = Duration::from_micros(500);
 
-/// The line of started runs, and how many serve it.
+/// The line of started runs, the slots they wait for, and how many serve them.
 pub(super) struct Runners {
     surroundings: Arc<Surroundings>,
-    line: ConcurrentQueue<Run>,
-    active: AtomicUsize,
+    /// How many runners there are without need: one for each thread.
     most: usize,
+}
+
+/// What runners and runs share. A run that ends frees its slot.
+pub(super) struct Slots {
+    // Guards the line and the counts; never held over an await.
+    state: Mutex<State>,
+}
+
+struct State {
+    line: VecDeque<Run>,
+    free: usize,
+    /// How many runners there are.
+    active: usize,
     /// How many runs were taken from the line.
-    taken: AtomicUsize,
+    taken: usize,
+}
+
+impl Slots {
+    pub(super) fn new(count: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                line: VecDeque::new(),
+                free: count,
+                active: 0,
+                taken: 0,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run that was taken from the line has ended.
+    pub(super) fn release(&self) {
+        self.lock().free += 1;
+    }
+}
+
+impl State {
+    /// How many runs could begin now.
+    fn startable(&self) -> usize {
+        self.free.min(self.line.len())
+    }
+
+    /// The next run, in a slot of its own.
+    fn take(&mut self) -> Option<Run> {
+        if self.free == 0 {
+            return None;
+        }
+        let mut run = self.line.pop_front()?;
+        run.take_slot();
+        self.free -= 1;
+        self.taken = self.taken.wrapping_add(1);
+        Some(run)
+    }
 }
 
 impl Runners {
     pub(super) fn new(surroundings: Arc<Surroundings>) -> Self {
         let most = surroundings.runtime.parallelism().max(1);
-        Self {
-            surroundings,
-            line: ConcurrentQueue::unbounded(),
-            active: AtomicUsize::new(0),
-            most,
-            taken: AtomicUsize::new(0),
-        }
+        Self { surroundings, most }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.surroundings.slots.lock()
     }
 
     /// Puts a run in the line. It begins once there is a runner: see [`staff`](Self::staff).
     pub(super) fn put(&self, run: Run) {
-        // Nobody closes the line, and it has no bound. What cannot be put is dropped, and a run that
-        // is dropped tells its end.
-        drop(self.line.push(run));
+        self.lock().line.push_back(run);
+    }
+
+    /// How many runs are in the line.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().line.len()
     }
 
     /// How many runs were taken from the line so far.
     pub(super) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+        self.lock().taken
     }
 
-    /// Starts runners for what is in the line, as many as can run at the same moment.
+    /// Ends all that is in the line, as the worker begins nothing any more.
+    pub(super) fn clear(&self) {
+        let line = std::mem::take(&mut self.lock().line);
+        line.into_iter().for_each(Run::cancel);
+    }
+
+    /// Starts runners for what can begin, as many as can run at the same moment.
     pub(super) fn staff(self: &Arc<Self>) {
-        while self.active.load(Ordering::SeqCst) < self.most.min(self.line.len()) {
-            self.start();
-        }
-    }
-
-    /// Starts a runner for each run in the line, because those there are do not come to it. Returns how
-    /// many.
-    pub(super) fn relieve(self: &Arc<Self>) -> usize {
-        let waiting = self.line.len();
-        for _ in 0..waiting {
-            self.start();
-        }
-        waiting
-    }
-
-    fn start(self: &Arc<Self>) {
-        self.active.fetch_add(1, Ordering::SeqCst);
-        let runner = Runner {
-            runners: Arc::clone(self),
-            done: false,
+        let more = {
+            let mut state = self.lock();
+            let wanted = self.most.min(state.startable());
+            let more = wanted.saturating_sub(state.active);
+            state.active += more;
+            more
         };
-        self.surroundings.runtime.spawn(Box::pin(runner.work()));
+        self.spawn(more);
+    }
+
+    /// Starts a runner for each run that can begin, because those there are do not come to it.
+    pub(super) fn relieve(self: &Arc<Self>) {
+        let more = {
+            let mut state = self.lock();
+            let more = state.startable();
+            state.active += more;
+            more
+        };
+        self.spawn(more);
+    }
+
+    fn spawn(self: &Arc<Self>, count: usize) {
+        for _ in 0..count {
+            let runner = Runner {
+                runners: Arc::clone(self),
+                left: false,
+            };
+            self.surroundings.runtime.spawn(Box::pin(runner.work()));
+        }
     }
 }
 
-/// One of them. However it ends, it is not active any more.
+/// One of them, counted as active. However it ends, it is not active any more.
 struct Runner {
     runners: Arc<Runners>,
-    /// It found the line empty.
-    done: bool,
+    /// It found nothing to begin, and is not counted any more.
+    left: bool,
 }
 
 impl Runner {
@@ -89,54 +158,80 @@ impl Runner {
         while poll_fn(|task| Poll::Ready(self.run_slice(task))).await {
             yield_once().await;
         }
-        self.done = true;
     }
 
-    /// Returns whether there may be more in the line.
-    fn run_slice(&self, task: &mut TaskContext<'_>) -> bool {
-        let Surroundings { runtime, inbox, .. } = &*self.runners.surroundings;
-        let begun = runtime.now();
+    /// Returns whether there may be more to begin.
+    fn run_slice(&mut self, task: &mut TaskContext<'_>) -> bool {
+        let surroundings = Arc::clone(&self.runners.surroundings);
+        let begun = surroundings.runtime.now();
+        // The heartbeat may not have come to them yet, above all after the process was stopped.
+        let some_are_over = surroundings.leases.some_may_be_over(begun);
         let mut now = begun;
         let mut more = true;
         while more && now.saturating_duration_since(begun) < SLICE {
-            match self.runners.line.pop() {
-                Ok(run) => {
-                    self.runners.taken.fetch_add(1, Ordering::Relaxed);
-                    now = match run.begin(now, task) {
-                        Begun::Ended(at) => at,
-                        Begun::Pending(watched) => {
-                            // Dropped in a panic, it tells its end; the runner goes on.
-                            let spawned = caught(|| runtime.spawn(Box::pin(watched.watch())));
-                            if spawned.is_none() {
-                                tracing::error!(
-                                    "the runtime panicked instead of spawning a handler"
-                                );
-                            }
-                            runtime.now()
-                        }
-                    };
-                }
-                Err(_) => more = false,
+            let Some(run) = self.take() else {
+                more = false;
+                break;
+            };
+            if some_are_over {
+                surroundings.give_up_if_over(&run, now);
             }
+            if run.takes_own_task() {
+                self.apart(run.execute());
+                continue;
+            }
+            now = match run.begin(now, task) {
+                Begun::Ended(at) => at,
+                Begun::Pending(watched) => {
+                    self.apart(watched.watch());
+                    surroundings.runtime.now()
+                }
+            };
         }
         // Not for each that ended, so that their outcomes go together.
-        inbox.wake();
+        surroundings.inbox.wake();
         more
+    }
+
+    /// The next run. Without one the runner has left, in the same moment: what is put in the line or
+    /// freed after it finds one runner less.
+    fn take(&mut self) -> Option<Run> {
+        let mut state = self.runners.lock();
+        let run = state.take();
+        if run.is_none() {
+            state.active -= 1;
+            self.left = true;
+        }
+        run
+    }
+
+    /// Runs it on a task of its own, which goes on as a runner: its slot is free then.
+    fn apart(&self, run: impl Future<Output = ()> + Send + 'static) {
+        let runners = Arc::clone(&self.runners);
+        let task = async move {
+            run.await;
+            runners.lock().active += 1;
+            let runner = Runner {
+                runners,
+                left: false,
+            };
+            runner.work().await;
+        };
+        let runtime = &self.runners.surroundings.runtime;
+        // A run that is dropped in a panic tells its end; the runner goes on.
+        if caught(|| runtime.spawn(Box::pin(task))).is_none() {
+            tracing::error!("the runtime panicked instead of spawning a handler");
+        }
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        if !self.done {
-            // The runtime ends and drops its tasks. Each run that is dropped tells its end.
-            while let Ok(run) = self.runners.line.pop() {
-                drop(run);
-            }
-        }
-        self.runners.active.fetch_sub(1, Ordering::SeqCst);
-        if self.done {
-            // What was put in after the last look, by somebody who saw this runner still active.
-            self.runners.staff();
+        if !self.left {
+            // The runtime ends and drops its tasks.
+            self.runners.lock().active -= 1;
+            self.runners.clear();
+            self.runners.surroundings.inbox.wake();
         }
     }
 }
