@@ -6,6 +6,7 @@ pub(crate) mod few;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod loaded;
+pub(crate) mod memory;
 pub(crate) mod processes;
 pub(crate) mod queues;
 pub(crate) mod scheduled;
