@@ -75,6 +75,7 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
             Workload::Loaded => workload::loaded::run(&bench, arguments, &report).await?,
             Workload::Scheduled => workload::scheduled::run(&bench, arguments, &report).await?,
             Workload::Queues => workload::queues::run(&bench, arguments, &report).await?,
+            Workload::Relaxed => workload::relaxed::run(&bench, arguments, &report).await?,
             Workload::Memory => workload::memory::run(&bench, arguments, &report).await?,
         }
     }

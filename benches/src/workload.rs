@@ -9,6 +9,7 @@ pub(crate) mod loaded;
 pub(crate) mod memory;
 pub(crate) mod processes;
 pub(crate) mod queues;
+pub(crate) mod relaxed;
 pub(crate) mod scheduled;
 pub(crate) mod states;
 pub(crate) mod sustained;
