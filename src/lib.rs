@@ -28,8 +28,8 @@ pub mod limits {
 #[cfg(feature = "postgres")]
 pub mod postgres {
     pub use outbox_sqlx::{
-        DeadLetter, DeadLetterQuery, Enqueued, PgOutbox, PgStorage, PgStorageOptions, Revived,
-        SchemaName, WakeUps, schema_sql,
+        DeadLetter, DeadLetterQuery, Durability, Enqueued, PgOutbox, PgStorage, PgStorageOptions,
+        Revived, SchemaName, WakeUps, schema_sql,
     };
 }
 

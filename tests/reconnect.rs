@@ -1,10 +1,13 @@
 //! Lost connections and a restarted Postgres: nothing is lost, the worker goes on by itself, and
-//! is woken again afterwards.
+//! is woken again afterwards. So also where a crash undoes what the worker had written.
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use outbox::postgres::{Durability, PgStorage};
 use outbox::{Attempt, Data, Health, MessageId, Report, RetryPolicy, job};
 use outbox_testkit::postgres::{Server, ServerOptions, Shutdown, TestDatabase};
 use sqlx::PgPool;
@@ -141,4 +144,56 @@ async fn a_worker_outlives_a_restart_of_postgres_and_a_crash_of_it() {
     is_woken(&database, handled).await;
     let report = check(&database, worker, 601).await;
     assert!(report.storage_errors > 0, "the outages were noticed");
+}
+
+/// How often each message ran. In memory: an effect in the database would take the claim before it
+/// to the disk.
+type Runs = Arc<Mutex<BTreeMap<i64, u32>>>;
+
+#[job(queue = "quiet", lease_ttl = "2s")]
+async fn quiet(_: (), id: MessageId, Data(runs): Data<Runs>) -> outbox::Result {
+    let mut runs = runs.lock().expect("no handler panics");
+    *runs.entry(id.0).or_default() += 1;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_finds_what_a_crash_of_postgres_has_undone() {
+    // The log of a commit that does not wait for it is written ten seconds later.
+    let options = ServerOptions::new()
+        .set("wal_writer_delay", "10s")
+        .set("autovacuum", "off");
+    let server = Server::start_throwaway(&options).unwrap_or_else(|error| panic!("{error:?}"));
+    let database = database_on(&server).await;
+    let storage = PgStorage::options().durability(Durability::Relaxed);
+    let storage = storage.connect(&database.url()).await;
+    let runs = Runs::default();
+    let worker = outbox::tokio::worker(storage.expect("Postgres answers"))
+        .data(Arc::clone(&runs))
+        .poll_interval(POLL)
+        .register::<quiet>();
+    let worker = Running::start(worker);
+    let outbox = outbox::postgres::PgOutbox::new();
+    let idle = "not exists (select from outbox.message)";
+    for _ in 0..3 {
+        let mut connection = database.connect().await.expect("Postgres answers");
+        let drafts = (0..100).map(|_| quiet::job(()));
+        let written = outbox.enqueue_many(&mut connection, drafts).await;
+        assert_eq!(written.expect("they are written").len(), 100);
+        // All are settled, and almost always all are back after the crash.
+        eventually(&database, idle).await;
+        let crashing = server.clone();
+        let crashed = tokio::task::spawn_blocking(move || crashing.restart(Shutdown::Immediate));
+        let crashed = crashed.await.expect("it does not panic");
+        crashed.expect("Postgres is back");
+        eventually(&database, idle).await;
+    }
+    assert!(!worker.has_ended(), "the worker was never restarted");
+    worker.stop().await;
+    let ran = runs.lock().expect("no handler panics").len();
+    assert_eq!(ran, 300);
+    assert_eq!(
+        (messages(&database).await, dead_letters(&database).await),
+        (0, 0)
+    );
 }

@@ -16,6 +16,7 @@ usage: outbox-bench <workload>..|all [options]
   scheduled  how late messages start         snapshot   the same, with an old snapshot elsewhere
   backlog    of 1 M due messages             leased     10 k and 100 k leased by others
   future     1 M due tomorrow                dead       1 M dead letters
+  memory     resident, over 5 M messages     relaxed    without waiting for the disk
   all: every one, with a tenth of those millions unless --scale says otherwise: five minutes
   --messages N      messages of a round (such as drain 20000, enqueue 2000, latency 400)
   --rounds N        rounds of ours and of the bare statements, alternating (3; sustained, snapshot 1)
@@ -41,9 +42,11 @@ pub(crate) enum Workload {
     Queues,
     Scheduled,
     Sustained { snapshot: bool },
+    Relaxed,
+    Memory,
 }
 
-const ALL: [(&str, Workload); 16] = [
+const ALL: [(&str, Workload); 18] = [
     ("drain", Workload::Drain),
     ("enqueue", Workload::Enqueue),
     ("idle", Workload::Idle),
@@ -55,8 +58,10 @@ const ALL: [(&str, Workload); 16] = [
     ("few", Workload::Few),
     ("tuned", Workload::Tuned),
     ("processes", Workload::Processes),
+    ("relaxed", Workload::Relaxed),
     ("queues", Workload::Queues),
     ("loaded", Workload::Loaded),
+    ("memory", Workload::Memory),
     ("scheduled", Workload::Scheduled),
     ("snapshot", Workload::Sustained { snapshot: true }),
     ("sustained", Workload::Sustained { snapshot: false }),

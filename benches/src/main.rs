@@ -1,12 +1,13 @@
 //! Benchmarks: `cargo run --release -p outbox-bench -- <workload>`. What is measured is in
 //! `workload/`; what they share of a worker in `ours` and the limit it is compared with in `bare`;
 //! rounds of both in `round`; the counters and medians in `measure`, and what they may be in
-//! `baseline`; the server in `server` and what
-//! is in its databases in `state`; what is printed in `report`.
+//! `baseline`; the server in `server` and what is in its databases in `state`; worker processes in
+//! `child`; what is printed in `report`.
 
 mod arguments;
 mod bare;
 mod baseline;
+mod child;
 mod measure;
 mod ours;
 mod plot;
@@ -28,18 +29,20 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> ExitCode {
     let given: Vec<String> = std::env::args().skip(1).collect();
-    let ended = if let [hidden, url] = given.as_slice()
-        && hidden == workload::processes::HIDDEN
-    {
-        workload::processes::child(url).await
-    } else {
-        match Arguments::parse(given.into_iter()) {
+    let ended = match given.as_slice() {
+        [hidden, url] if hidden == workload::processes::HIDDEN => {
+            workload::processes::child(url).await
+        }
+        [hidden, url, messages] if hidden == workload::memory::HIDDEN => {
+            workload::memory::child(url, messages).await
+        }
+        _ => match Arguments::parse(given.into_iter()) {
             Ok(arguments) => run(&arguments).await,
             Err(problem) => {
                 report::problem(&problem);
                 return ExitCode::from(2);
             }
-        }
+        },
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +75,8 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
             Workload::Loaded => workload::loaded::run(&bench, arguments, &report).await?,
             Workload::Scheduled => workload::scheduled::run(&bench, arguments, &report).await?,
             Workload::Queues => workload::queues::run(&bench, arguments, &report).await?,
+            Workload::Relaxed => workload::relaxed::run(&bench, arguments, &report).await?,
+            Workload::Memory => workload::memory::run(&bench, arguments, &report).await?,
         }
     }
     if let Some(folder) = &arguments.plot {

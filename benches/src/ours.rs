@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use outbox::postgres::PgStorage;
+use outbox::postgres::{PgStorage, PgStorageOptions};
 use outbox::{Event, Worker};
 use tokio::sync::oneshot;
 
@@ -22,8 +22,19 @@ pub(crate) async fn drain(
     messages: usize,
     configure: impl FnOnce(Worker) -> Worker,
 ) -> Result<Round, Error> {
+    drain_with(bench, state, messages, PgStorage::options(), configure).await
+}
+
+/// The same with settings of the storage.
+pub(crate) async fn drain_with(
+    bench: &Bench,
+    state: &State,
+    messages: usize,
+    options: PgStorageOptions,
+    configure: impl FnOnce(Worker) -> Worker,
+) -> Result<Round, Error> {
     let database = bench.filled(state).await?;
-    let storage = PgStorage::connect(&database.url()).await?;
+    let storage = options.connect(&database.url()).await?;
     let (last_settled, settled) = oneshot::channel();
     let seen = Arc::new(Seen::new(messages, last_settled));
     let observer = Arc::clone(&seen);

@@ -16,7 +16,7 @@ const OURS: &str = "#1f6f8b";
 const BARE: &str = "#c97b3d";
 const INK: &str = "#333333";
 
-/// Writes `ratio.svg`, and one file for each result with windows.
+/// Writes `ratio.svg`, and one file for each result with windows or samples.
 pub(crate) fn write(folder: &Path, results: &[Value]) -> Result<(), Error> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join("ratio.svg"), ratios(results))?;
@@ -72,46 +72,53 @@ fn ratios(results: &[Value]) -> String {
     svg.end()
 }
 
-/// Messages per second in each window of a result that has some.
+/// Messages per second in each window, or the memory in each sample, of a result that has some.
 fn course(result: &Value) -> Option<String> {
     let rates = |whose: &str| -> Option<Vec<f64>> {
-        let windows = result[whose].as_array()?;
+        let windows = result[whose].as_array()?.iter();
         Some(
             windows
-                .iter()
                 .filter_map(|window| window["rate"].as_f64())
                 .collect(),
         )
     };
+    if let Some(samples) = result["ours_samples"].as_array() {
+        let samples = samples.iter().filter_map(Value::as_f64).collect();
+        let title = format!("{}: resident MiB, from first to last message", name(result));
+        return Some(curves(&title, " MiB", &[("ours", OURS, samples)]));
+    }
     let (ours, bare) = (rates("ours_windows")?, rates("bare_windows")?);
-    let largest = ours.iter().chain(&bare).copied().fold(1.0, f64::max);
+    let title = format!("{}: messages/s over time", name(result));
+    let both = [("ours", OURS, ours), ("bare", BARE, bare)];
+    Some(curves(&title, "/s", &both))
+}
+
+/// One line for each series, all from zero to the largest value, with a legend below.
+fn curves(title: &str, unit: &str, series: &[(&str, &str, Vec<f64>)]) -> String {
+    let all = series.iter().flat_map(|(_, _, values)| values);
+    let largest = all.copied().fold(1.0, f64::max);
     let (top, bottom) = (40.0, 280.0);
     let mut svg = Svg::new(310.0);
-    svg.text(
-        LEFT,
-        20.0,
-        &format!("{}: messages/s over time", name(result)),
-    );
-    svg.text(8.0, top + 4.0, &format!("{largest:.0}/s"));
+    svg.text(LEFT, 20.0, title);
+    svg.text(8.0, top + 4.0, &format!("{largest:.0}{unit}"));
     svg.text(8.0, bottom + 4.0, "0");
     svg.line(&[(LEFT, top), (LEFT, bottom), (RIGHT, bottom)], INK);
-    for (whose, rates, colour, legend) in
-        [("ours", &ours, OURS, 296.0), ("bare", &bare, BARE, 306.0)]
-    {
-        let steps = rates.len().saturating_sub(1).max(1) as f64;
-        let points: Vec<(f64, f64)> = rates
+    for (row, (whose, colour, values)) in series.iter().enumerate() {
+        let steps = values.len().saturating_sub(1).max(1) as f64;
+        let points: Vec<(f64, f64)> = values
             .iter()
             .enumerate()
-            .map(|(step, rate)| {
+            .map(|(step, value)| {
                 let x = LEFT + step as f64 / steps * (RIGHT - LEFT);
-                (x, bottom - rate / largest * (bottom - top))
+                (x, bottom - value / largest * (bottom - top))
             })
             .collect();
         svg.line(&points, colour);
+        let legend = 296.0 + 10.0 * row as f64;
         svg.line(&[(LEFT, legend - 4.0), (LEFT + 30.0, legend - 4.0)], colour);
         svg.text(LEFT + 36.0, legend, whose);
     }
-    Some(svg.end())
+    svg.end()
 }
 
 fn name(result: &Value) -> &str {
@@ -187,11 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_result_with_windows_has_a_course() {
+    fn only_a_result_with_windows_or_samples_has_a_course() {
         assert_eq!(course(&json!({ "workload": "drain", "ratio": 1.0 })), None);
         let windows = json!([{ "rate": 100.0 }, { "rate": 50.0 }]);
         let svg = course(&json!({ "ours_windows": windows, "bare_windows": windows }));
         let svg = svg.expect("it has windows");
         assert!(svg.contains("points=\"210.0,40.0 740.0,160.0\""), "{svg}");
+        let svg = course(&json!({ "ours_samples": [5.0, 10.0] })).expect("it has samples");
+        assert!(svg.contains("points=\"210.0,160.0 740.0,40.0\""), "{svg}");
+        assert!(svg.contains(">10 MiB</text>"), "{svg}");
     }
 }

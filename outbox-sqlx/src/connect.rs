@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 use crate::error::storage_error;
+use crate::storage::Durability;
 
 /// Settings that hold for every connection of ours, whatever the role or the database says.
 ///
@@ -48,6 +49,14 @@ pub(crate) fn own_connection(options: PgConnectOptions) -> PgConnectOptions {
 /// The same for a connection that vacuums: that takes as long as it takes, and less than this.
 pub(crate) fn for_vacuum(options: PgConnectOptions) -> PgConnectOptions {
     options.options([("statement_timeout", "1h")])
+}
+
+/// The same for claims, renewals and settles.
+pub(crate) fn for_control(options: PgConnectOptions, durability: Durability) -> PgConnectOptions {
+    match durability {
+        Durability::Strict => options,
+        Durability::Relaxed => options.options([("synchronous_commit", "off")]),
+    }
 }
 
 /// Reads a URL. No error repeats it: it may hold a password, wherever the caller put that.

@@ -79,5 +79,5 @@ pub use {
     migrate::schema_sql,
     producer::{PgOutbox, WakeUps},
     schema_name::SchemaName,
-    storage::{PgStorage, PgStorageOptions},
+    storage::{Durability, PgStorage, PgStorageOptions},
 };

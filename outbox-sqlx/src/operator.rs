@@ -50,7 +50,7 @@ impl PgStorage {
         let wake = self.inner.wake_ups != WakeUps::Off;
         let answer = self
             .inner
-            .control
+            .durable
             .fetch("revive", Repeat::Never, || {
                 sqlx::query(sql.clone())
                     .bind(id.0)
@@ -104,7 +104,7 @@ impl PgStorage {
         let sql = &self.inner.statements.purge_dead_letters;
         let answer = self
             .inner
-            .control
+            .durable
             .fetch("purge", Repeat::Never, || {
                 sqlx::query(sql.clone())
                     .bind(queue)

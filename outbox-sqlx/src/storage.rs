@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::batch::Batch;
 use crate::columns::Columns;
-use crate::connect::{for_vacuum, options_of, own_connection};
+use crate::connect::{for_control, for_vacuum, options_of, own_connection};
 use crate::error::storage_error;
 use crate::house::House;
 use crate::lane::{Lane, Lanes, Repeat};
@@ -26,8 +26,9 @@ use crate::{check, claim, housekeep, listener, renew, settle};
 ///
 /// It has connections of its own: two at most for claims, settles and operators, the second once two
 /// calls met (see [`PgStorageOptions::concurrent_exchanges`]), one for renewals, which must not wait
-/// for the former, and one while a worker listens. They are opened on first use and again when lost,
-/// and run single statements in autocommit. It never touches the caller's pool.
+/// for the former, and one while a worker listens; with [`Durability::Relaxed`] one more for what must
+/// be durable. They are opened on first use and again when lost, and run single statements in
+/// autocommit. It never touches the caller's pool.
 ///
 /// # Cancellation
 /// Every method may be dropped at any time. A statement that was under way then has an unknown
@@ -54,8 +55,11 @@ pub(crate) struct Inner {
     pub(crate) statements: Arc<Statements>,
     pub(crate) options: PgConnectOptions,
     pub(crate) wake_ups: WakeUps,
-    /// Claims, settles and everything an operator asks.
-    pub(crate) control: Lanes,
+    /// Claims, settles and everything that only reads.
+    pub(crate) control: Arc<Lanes>,
+    /// What must survive a crash of the server once it was answered: enqueueing, what an operator
+    /// changes, and migrations. The same lanes as `control` where those are strict.
+    pub(crate) durable: Arc<Lanes>,
     /// Where claims begin to read.
     pub(crate) watermarks: Watermarks,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
@@ -76,6 +80,26 @@ impl fmt::Debug for PgStorage {
     }
 }
 
+/// Whether the server answers a worker's statements before they are safe from a crash of its own.
+///
+/// It is of claims, renewals and settles alone. What is enqueued or revived through the storage, what
+/// is purged, and migrations are strict in any case; what callers do on their own connections is
+/// theirs to decide, and is never touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// When the server's, the database's or the role's `synchronous_commit` says so. The default.
+    #[default]
+    Strict,
+    /// At once: `synchronous_commit = off`. A crash of the server, or a failover, may undo the claims,
+    /// renewals and settles of the last moments (three times `wal_writer_delay`, 0.6 s unless set
+    /// otherwise). No message is lost and every stale write is still refused, but a message whose
+    /// settle is undone runs again, although [`Event::Settled`](outbox_core::Event::Settled) was told;
+    /// one whose claim is undone is free at once, while its handler may still be running; and
+    /// [`Lease::fence`](outbox_core::Lease::fence) may repeat.
+    Relaxed,
+}
+
 /// Settings of a [`PgStorage`].
 #[derive(Clone, Debug)]
 #[must_use = "settings do nothing until they connect"]
@@ -83,6 +107,7 @@ pub struct PgStorageOptions {
     schema: Option<String>,
     wake_ups: WakeUps,
     concurrent_exchanges: usize,
+    durability: Durability,
 }
 
 impl Default for PgStorageOptions {
@@ -91,6 +116,7 @@ impl Default for PgStorageOptions {
             schema: None,
             wake_ups: WakeUps::default(),
             concurrent_exchanges: DEFAULT_EXCHANGES,
+            durability: Durability::default(),
         }
     }
 }
@@ -118,6 +144,12 @@ impl PgStorageOptions {
     /// 1 to 16, default 2. It takes more than one only where that is worth it, above all with a backlog.
     pub fn concurrent_exchanges(mut self, most: usize) -> Self {
         self.concurrent_exchanges = most;
+        self
+    }
+
+    /// Sets how durable claims, renewals and settles are; default [`Durability::Strict`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -161,15 +193,18 @@ impl PgStorageOptions {
         let options = own_connection(options);
         let lane =
             |options: &PgConnectOptions| Lane::new(options.clone(), statements.recovery.clone());
+        let of_control = for_control(options.clone(), self.durability);
+        let others = (1..self.concurrent_exchanges).map(|_| lane(&of_control));
+        let control = Arc::new(Lanes::new(lane(&of_control), others.collect()));
+        let durable = match self.durability {
+            Durability::Strict => Arc::clone(&control),
+            Durability::Relaxed => Arc::new(Lanes::new(lane(&options), Vec::new())),
+        };
         Ok(PgStorage {
             inner: Arc::new(Inner {
-                control: Lanes::new(
-                    lane(&options),
-                    (1..self.concurrent_exchanges)
-                        .map(|_| lane(&options))
-                        .collect(),
-                ),
-                renewal: lane(&options),
+                control,
+                durable,
+                renewal: lane(&of_control),
                 vacuum: lane(&for_vacuum(options.clone())),
                 house: House::default(),
                 schema,
@@ -242,7 +277,7 @@ impl Storage for PgStorage {
         let wake = self.inner.wake_ups != WakeUps::Off;
         let answer = self
             .inner
-            .control
+            .durable
             .fetch("enqueue", Repeat::Never, || {
                 columns.query(statements, &channel, wake)
             })

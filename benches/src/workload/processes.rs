@@ -1,8 +1,6 @@
 //! Processes: four worker processes on one queue, next to four bare connections and to one process.
 //! The program starts itself again for each.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +9,7 @@ use outbox::postgres::PgStorage;
 use serde_json::json;
 
 use crate::arguments::Arguments;
+use crate::child::Child;
 use crate::report::Report;
 use crate::round::{Round, alternate, ratios, tell};
 use crate::server::Bench;
@@ -69,20 +68,20 @@ async fn round(
 ) -> Result<Round, Error> {
     let database = bench.filled(state).await?;
     let url = database.url();
-    let mut children = Children(Vec::new());
+    let mut children = Vec::new();
     for _ in 0..processes {
-        children.0.push(start(&url)?);
+        children.push(Child::start(&[HIDDEN, &url])?);
     }
     // Their answers are waited for on a thread that may block.
-    let ready = |mut children: Children| {
-        children.lines()?;
+    let ready = |mut children: Vec<Child>| {
+        lines(&mut children)?;
         Ok::<_, Error>(children)
     };
     let mut children = tokio::task::spawn_blocking(move || ready(children)).await??;
     let count = bench.meter.start(&database).await?;
     let answers = tokio::task::spawn_blocking(move || {
-        children.go()?;
-        children.lines()
+        children.iter_mut().try_for_each(Child::go)?;
+        lines(&mut children)
     });
     let (mut done, mut slowest) = (0, 0.0);
     for answer in answers.await?? {
@@ -135,48 +134,7 @@ pub(crate) async fn child(url: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn start(url: &str) -> Result<(Child, BufReader<ChildStdout>), Error> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args([HIDDEN, url])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let answers = child.stdout.take().ok_or("a process has no output")?;
-    Ok((child, BufReader::new(answers)))
-}
-
-/// Ended with this value.
-struct Children(Vec<(Child, BufReader<ChildStdout>)>);
-
-impl Children {
-    fn go(&mut self) -> Result<(), Error> {
-        for (child, _) in &mut self.0 {
-            let input = child.stdin.as_mut().ok_or("a process has no input")?;
-            input.write_all(b"go\n")?;
-        }
-        Ok(())
-    }
-
-    /// The next line of each.
-    fn lines(&mut self) -> Result<Vec<String>, Error> {
-        let mut lines = Vec::new();
-        for (_, answers) in &mut self.0 {
-            let mut line = String::new();
-            if answers.read_line(&mut line)? == 0 {
-                return Err("a worker process has failed".into());
-            }
-            lines.push(line.trim_end().to_owned());
-        }
-        Ok(lines)
-    }
-}
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        for (child, _) in &mut self.0 {
-            // It is gone already if all went well.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+/// The next line of each.
+fn lines(children: &mut [Child]) -> Result<Vec<String>, Error> {
+    children.iter_mut().map(Child::line).collect()
 }

@@ -22,9 +22,9 @@ use crate::workload::Noop;
 use crate::{Error, bare};
 
 /// What the producer keeps.
-const BACKLOG: usize = 20_000;
+pub(crate) const BACKLOG: usize = 20_000;
 /// Messages of one transaction of the producer.
-const LOT: usize = 500;
+pub(crate) const LOT: usize = 500;
 const LONGEST_WINDOW: Duration = Duration::from_secs(10);
 const LEAST_WINDOWS: u32 = 6;
 /// Windows before the snapshot is taken.
@@ -179,7 +179,9 @@ async fn hold_snapshot(database: &TestDatabase) -> Result<PgConnection, Error> {
     Ok(connection)
 }
 
-async fn produce(
+/// Keeps [`BACKLOG`] messages due until it is told to stop. They are there when it begins; `settled` is
+/// how many are gone since.
+pub(crate) async fn produce(
     mut connection: PgConnection,
     side: Side,
     settled: Arc<AtomicUsize>,

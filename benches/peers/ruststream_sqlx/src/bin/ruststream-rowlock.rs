@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
+use inbox::pool;
 use leg::{Description, Error, Payload, Peer, Setting, Work};
 use ruststream_sqlx::prelude::*;
 use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
 
 const BEST: &str = "best";
 
@@ -43,12 +43,7 @@ async fn noop(_: &Payload) -> HandlerOutcome {
 
 #[subscriber(InboxQueue::<BenchJob>::new("bench"))]
 async fn noops(payloads: &[Payload]) -> Vec<HandlerOutcome> {
-    let mut outcomes = Vec::with_capacity(payloads.len());
-    for _ in payloads {
-        leg::handled();
-        outcomes.push(HandlerOutcome::ack());
-    }
-    outcomes
+    inbox::handled(payloads)
 }
 
 impl Peer for Ruststream {
@@ -104,20 +99,8 @@ impl Peer for Ruststream {
     }
 
     async fn many(&mut self, payloads: Vec<Payload>) -> Result<(), Error> {
-        let payloads = payloads
-            .iter()
-            .map(serde_json::to_vec)
-            .collect::<Result<Vec<_>, _>>()?;
-        let sql = "insert into bench_jobs (name, payload)
-             select 'bench', payload from unnest($1::bytea[]) as new (payload)";
-        sqlx::query(sql).bind(payloads).execute(&self.0).await?;
-        Ok(())
+        inbox::insert_many(&self.0, &payloads).await
     }
-}
-
-async fn pool(url: &str, connections: u32) -> Result<PgPool, Error> {
-    let options = PgPoolOptions::new().max_connections(connections);
-    Ok(options.connect(url).await?)
 }
 
 fn main() -> ExitCode {
