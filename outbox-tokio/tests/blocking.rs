@@ -32,26 +32,37 @@ impl Runtime for OneByOne {
 /// What `block` waits for: somebody who tells one of them to go on.
 struct Gate(Mutex<Receiver<()>>);
 
-/// Ends at once where the kind says so, and otherwise blocks its thread until it may go on.
+/// Ends at once or after one await where the kind says so, and otherwise blocks its thread until it may go
+/// on; one that sleeps does not even tell the runtime.
 struct Blocks;
 
 impl Handler for Blocks {
     fn definition() -> Definition {
-        Definition::new("blocks", "q").kinds(vec!["ends".into(), "blocks".into()])
+        Definition::new("blocks", "q").kinds(
+            ["ends", "waits", "blocks", "sleeps"]
+                .map(Into::into)
+                .to_vec(),
+        )
     }
     fn requires(requirements: &mut Requirements) {
         Data::<Gate>::requires(requirements);
     }
     fn call(context: Context) -> BoxFuture<'static, Outcome> {
         Box::pin(async move {
-            if &*context.message().kind == "blocks" {
-                let Data(gate) = Data::<Gate>::from_context(&context).expect("it is given");
+            let Data(gate) = Data::<Gate>::from_context(&context).expect("it is given");
+            let open = || {
                 // Less than a quarter of the lease, after which the worker looks around by itself.
                 let patience = Duration::from_secs(5);
                 let gate = gate.0.lock().expect("nobody panics with it");
-                let opened = tokio::task::block_in_place(|| gate.recv_timeout(patience));
+                let opened = gate.recv_timeout(patience);
                 drop(gate);
                 opened.expect("the other message is settled meanwhile");
+            };
+            match &*context.message().kind {
+                "waits" => tokio::task::yield_now().await,
+                "blocks" => tokio::task::block_in_place(open),
+                "sleeps" => open(),
+                _ => {}
             }
             Outcome::Done
         })
@@ -103,4 +114,9 @@ fn what_ended_before_a_handler_that_blocks_is_settled_meanwhile() {
 #[test]
 fn what_is_in_line_behind_handlers_that_block_runs_meanwhile() {
     run(&["blocks", "blocks", "ends"]);
+}
+
+#[test]
+fn what_began_before_a_handler_that_blocks_goes_on_meanwhile() {
+    run(&["waits", "sleeps"]);
 }

@@ -97,30 +97,34 @@ impl Runner {
         let Surroundings { runtime, inbox, .. } = &*self.runners.surroundings;
         let begun = runtime.now();
         let mut now = begun;
-        let mut more = true;
-        while more && now.saturating_duration_since(begun) < SLICE {
-            match self.runners.line.pop() {
-                Ok(run) => {
-                    self.runners.taken.fetch_add(1, Ordering::Relaxed);
-                    now = match run.begin(now, task) {
-                        Begun::Ended(at) => at,
-                        Begun::Pending(watched) => {
-                            // Dropped in a panic, it tells its end; the runner goes on.
-                            let spawned = caught(|| runtime.spawn(Box::pin(watched.watch())));
-                            if spawned.is_none() {
-                                tracing::error!(
-                                    "the runtime panicked instead of spawning a handler"
-                                );
-                            }
-                            runtime.now()
-                        }
-                    };
+        let mut ended = false;
+        let more = loop {
+            let Ok(run) = self.runners.line.pop() else {
+                break false;
+            };
+            self.runners.taken.fetch_add(1, Ordering::Relaxed);
+            match run.begin(now, task) {
+                Begun::Ended(at) => now = at,
+                Begun::Pending(watched) => {
+                    // Dropped in a panic, it tells its end; the runner goes on.
+                    let spawned = caught(|| runtime.spawn(Box::pin(watched.watch())));
+                    if spawned.is_none() {
+                        tracing::error!("the runtime panicked instead of spawning a handler");
+                    }
+                    // Tokio keeps what was spawned last for this thread alone: if the next handler
+                    // blocked it, that one would stand still as long.
+                    break true;
                 }
-                Err(_) => more = false,
             }
+            ended = true;
+            if now.saturating_duration_since(begun) >= SLICE {
+                break true;
+            }
+        };
+        if ended {
+            // Not for each, so that their outcomes go together.
+            inbox.wake();
         }
-        // Not for each that ended, so that their outcomes go together.
-        inbox.wake();
         more
     }
 }
