@@ -71,6 +71,12 @@ impl Handler for Blocks {
 
 /// Runs messages of these kinds. Each that is settled lets one that blocks go on.
 fn run(kinds: &[&'static str]) {
+    run_with(kinds, None);
+}
+
+/// The same, while messages of a queue that nobody works on come in as often as that, and wake the
+/// worker.
+fn run_with(kinds: &[&'static str], others: Option<Duration>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -78,6 +84,17 @@ fn run(kinds: &[&'static str]) {
         .expect("a runtime can be started");
     let report = runtime.block_on(async {
         let storage = MemoryStorage::realtime();
+        if let Some(pause) = others {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    let other = Draft::bytes("other", "k", Vec::new());
+                    let other = other.check(100).expect("it is sound");
+                    storage.enqueue(vec![other]).await.expect("memory");
+                }
+            });
+        }
         let drafts = kinds
             .iter()
             .map(|kind| Draft::bytes("q", *kind, Vec::new()));
@@ -90,6 +107,8 @@ fn run(kinds: &[&'static str]) {
         )
         .register::<Blocks>()
         .data(Gate(Mutex::new(opened)))
+        // With no slot left nothing is claimed, which would let the worker look around.
+        .concurrency(kinds.len())
         .poll_interval(Duration::from_secs(60))
         .observe(move |event| {
             if let Event::Settled { .. } = event {
@@ -119,4 +138,9 @@ fn what_is_in_line_behind_handlers_that_block_runs_meanwhile() {
 #[test]
 fn what_began_before_a_handler_that_blocks_goes_on_meanwhile() {
     run(&["waits", "sleeps"]);
+}
+
+#[test]
+fn what_is_in_line_is_not_forgotten_while_the_worker_is_woken_for_other_things() {
+    run_with(&["blocks", "ends"], Some(Duration::from_millis(2)));
 }
