@@ -14,7 +14,8 @@ use support::{
 
 /// The settings of our own connections that choose plans; `connections.rs` checks that they have
 /// them.
-const OUR_SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off;";
+const OUR_SETTINGS: &str = "set enable_seqscan = off; set enable_bitmapscan = off; set jit = off;
+    set plan_cache_mode = force_generic_plan;";
 
 const TOKEN: &str = "'00000000-0000-4000-8000-000000000001'";
 

@@ -32,26 +32,37 @@ impl Runtime for OneByOne {
 /// What `block` waits for: somebody who tells one of them to go on.
 struct Gate(Mutex<Receiver<()>>);
 
-/// Ends at once where the kind says so, and otherwise blocks its thread until it may go on.
+/// Ends at once or after one await where the kind says so, and otherwise blocks its thread until it may go
+/// on; one that sleeps does not even tell the runtime.
 struct Blocks;
 
 impl Handler for Blocks {
     fn definition() -> Definition {
-        Definition::new("blocks", "q").kinds(vec!["ends".into(), "blocks".into()])
+        Definition::new("blocks", "q").kinds(
+            ["ends", "waits", "blocks", "sleeps"]
+                .map(Into::into)
+                .to_vec(),
+        )
     }
     fn requires(requirements: &mut Requirements) {
         Data::<Gate>::requires(requirements);
     }
     fn call(context: Context) -> BoxFuture<'static, Outcome> {
         Box::pin(async move {
-            if &*context.message().kind == "blocks" {
-                let Data(gate) = Data::<Gate>::from_context(&context).expect("it is given");
+            let Data(gate) = Data::<Gate>::from_context(&context).expect("it is given");
+            let open = || {
                 // Less than a quarter of the lease, after which the worker looks around by itself.
                 let patience = Duration::from_secs(5);
                 let gate = gate.0.lock().expect("nobody panics with it");
-                let opened = tokio::task::block_in_place(|| gate.recv_timeout(patience));
+                let opened = gate.recv_timeout(patience);
                 drop(gate);
                 opened.expect("the other message is settled meanwhile");
+            };
+            match &*context.message().kind {
+                "waits" => tokio::task::yield_now().await,
+                "blocks" => tokio::task::block_in_place(open),
+                "sleeps" => open(),
+                _ => {}
             }
             Outcome::Done
         })
@@ -60,6 +71,12 @@ impl Handler for Blocks {
 
 /// Runs messages of these kinds. Each that is settled lets one that blocks go on.
 fn run(kinds: &[&'static str]) {
+    run_with(kinds, None);
+}
+
+/// The same, while messages of a queue that nobody works on come in as often as that, and wake the
+/// worker.
+fn run_with(kinds: &[&'static str], others: Option<Duration>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -67,6 +84,17 @@ fn run(kinds: &[&'static str]) {
         .expect("a runtime can be started");
     let report = runtime.block_on(async {
         let storage = MemoryStorage::realtime();
+        if let Some(pause) = others {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    let other = Draft::bytes("other", "k", Vec::new());
+                    let other = other.check(100).expect("it is sound");
+                    storage.enqueue(vec![other]).await.expect("memory");
+                }
+            });
+        }
         let drafts = kinds
             .iter()
             .map(|kind| Draft::bytes("q", *kind, Vec::new()));
@@ -79,6 +107,8 @@ fn run(kinds: &[&'static str]) {
         )
         .register::<Blocks>()
         .data(Gate(Mutex::new(opened)))
+        // With no slot left nothing is claimed, which would let the worker look around.
+        .concurrency(kinds.len())
         .poll_interval(Duration::from_secs(60))
         .observe(move |event| {
             if let Event::Settled { .. } = event {
@@ -103,4 +133,14 @@ fn what_ended_before_a_handler_that_blocks_is_settled_meanwhile() {
 #[test]
 fn what_is_in_line_behind_handlers_that_block_runs_meanwhile() {
     run(&["blocks", "blocks", "ends"]);
+}
+
+#[test]
+fn what_began_before_a_handler_that_blocks_goes_on_meanwhile() {
+    run(&["waits", "sleeps"]);
+}
+
+#[test]
+fn what_is_in_line_is_not_forgotten_while_the_worker_is_woken_for_other_things() {
+    run_with(&["blocks", "ends"], Some(Duration::from_millis(2)));
 }

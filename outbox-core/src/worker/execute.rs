@@ -187,7 +187,7 @@ impl Run {
         report.end_at_once(end)
     }
 
-    /// Runs it on a task of its own, once it has a slot.
+    /// Runs it on a task of its own, once it has a slot, and does not wake the reader.
     pub(super) async fn execute(self) {
         let surroundings = Arc::clone(&self.report.surroundings);
         let mut run = Some(self);
@@ -195,9 +195,8 @@ impl Run {
             let now = surroundings.runtime.now();
             Poll::Ready(run.take().map(|run| run.begin(now, task)))
         });
-        match begun.await {
-            Some(Begun::Pending(watched)) => watched.watch().await,
-            Some(Begun::Ended(_)) | None => surroundings.inbox.wake(),
+        if let Some(Begun::Pending(watched)) = begun.await {
+            watched.watch().await;
         }
     }
 }
@@ -210,6 +209,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// Waits for its end, and does not wake the reader.
     pub(super) async fn watch(self) {
         let Self {
             handler,
@@ -219,6 +219,7 @@ impl Watched {
         let limit = report.registration.definition.timeout;
         let end = supervise(handler, lease, limit, &report.surroundings).await;
         report.end = Some(end);
+        report.wakes = false;
     }
 }
 

@@ -64,9 +64,9 @@ pub(super) struct Agent {
     leases: Arc<Leases>,
     surroundings: Arc<Surroundings>,
     runners: Arc<Runners>,
-    /// How many runs the runners had taken when the agent looked last, and whether it looks again.
+    /// How many runs the runners had taken when the agent looked last, and when it looks again.
     taken: usize,
-    looks_after_runners: bool,
+    next_look: Option<Instant>,
     claiming: Claiming,
     backoff: Backoff,
     /// Leased and not started.
@@ -141,7 +141,7 @@ impl Agent {
             runners: Arc::new(Runners::new(Arc::clone(&surroundings))),
             surroundings,
             taken: 0,
-            looks_after_runners: false,
+            next_look: None,
             claiming,
             backoff: Backoff::default(),
             ready: VecDeque::new(),
@@ -237,6 +237,8 @@ impl Agent {
     async fn turn_until_drained(&mut self) {
         loop {
             let now = self.runtime.now();
+            // Before what has ended is read: nothing ends untold of between the last look and that.
+            self.look_after_runners(now);
             // First what has ended: the end of a phase gives up what seems to run still.
             self.read_finished(now);
             self.advance_phase(now);
@@ -387,7 +389,7 @@ impl Agent {
         self.running += 1;
         self.runners
             .put(Run::new(context, registration, surroundings, now));
-        self.looks_after_runners = true;
+        self.next_look.get_or_insert(now + RELIEF);
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
@@ -425,10 +427,10 @@ impl Agent {
             | Phase::Cancelling { .. }
             | Phase::Flushing { .. } => {}
         }
-        let look = self.looks_after_runners.then(|| now + RELIEF);
-        let next_change = self.next_change(now).into_iter().chain(look).min();
-        let mut sleep =
-            next_change.map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
+        let next_change = self.next_change(now).into_iter().chain(self.next_look);
+        let mut sleep = next_change
+            .min()
+            .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
         let turn = poll_fn(|task| {
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
                 if let Poll::Ready(answer) = exchange.as_mut().poll(task) {
@@ -467,17 +469,23 @@ impl Agent {
                     self.wake_ups = Box::pin(futures_util::stream::pending());
                 }
             }
-            Turn::TimeOrSignal => self.look_after_runners(),
+            Turn::TimeOrSignal => {}
         }
     }
 
     /// Runners that came no further are blocked by handlers: others take what is in the line.
-    fn look_after_runners(&mut self) {
-        let taken = self.runners.taken();
-        if taken == std::mem::replace(&mut self.taken, taken) {
-            self.runners.relieve();
-            self.looks_after_runners = self.runners.waiting() > 0;
+    fn look_after_runners(&mut self, now: Instant) {
+        if self.next_look.is_none_or(|at| now < at) {
+            return;
         }
+        let taken = self.runners.taken();
+        let came_on = taken != std::mem::replace(&mut self.taken, taken);
+        if !came_on {
+            self.runners.relieve();
+        }
+        // Without either nothing is taken until the agent puts something in line, and looks again.
+        let goes_on = came_on || self.runners.waiting() > 0;
+        self.next_look = goes_on.then(|| now + RELIEF);
     }
 
     /// When something changes by the clock alone.

@@ -139,6 +139,7 @@ impl Runners {
         for _ in 0..count {
             let runner = Runner {
                 runners: Arc::clone(self),
+                some_ended: false,
                 left: false,
             };
             self.surroundings.runtime.spawn(Box::pin(runner.work()));
@@ -149,6 +150,8 @@ impl Runners {
 /// One of them, counted as active. However it ends, it is not active any more.
 struct Runner {
     runners: Arc<Runners>,
+    /// Runs have ended, and the agent was not woken to read that.
+    some_ended: bool,
     /// It found nothing to begin, and is not counted any more.
     left: bool,
 }
@@ -167,29 +170,36 @@ impl Runner {
         // The heartbeat may not have come to them yet, above all after the process was stopped.
         let some_are_over = surroundings.leases.some_may_be_over(begun);
         let mut now = begun;
-        let mut more = true;
-        while more && now.saturating_duration_since(begun) < SLICE {
+        let more = loop {
             let Some(run) = self.take() else {
-                more = false;
-                break;
+                break false;
             };
             if some_are_over {
                 surroundings.give_up_if_over(&run, now);
             }
+            // Tokio keeps what was spawned last for this thread alone: if the next handler blocked it,
+            // that one would stand still as long. So nothing more is begun in this turn.
             if run.takes_own_task() {
                 self.apart(run.execute());
-                continue;
+                break true;
             }
-            now = match run.begin(now, task) {
-                Begun::Ended(at) => at,
+            match run.begin(now, task) {
+                Begun::Ended(at) => now = at,
                 Begun::Pending(watched) => {
                     self.apart(watched.watch());
-                    surroundings.runtime.now()
+                    break true;
                 }
-            };
+            }
+            self.some_ended = true;
+            if now.saturating_duration_since(begun) >= SLICE {
+                break true;
+            }
+        };
+        if std::mem::take(&mut self.some_ended) {
+            // Not for each, so that their outcomes go together, and not before the next has begun: tokio
+            // keeps the agent for this thread as well.
+            surroundings.inbox.wake();
         }
-        // Not for each that ended, so that their outcomes go together.
-        surroundings.inbox.wake();
         more
     }
 
@@ -205,7 +215,7 @@ impl Runner {
         run
     }
 
-    /// Runs it on a task of its own, which goes on as a runner: its slot is free then.
+    /// Runs it on a task of its own, which goes on as a runner, because its slot is free then.
     fn apart(&self, run: impl Future<Output = ()> + Send + 'static) {
         let runners = Arc::clone(&self.runners);
         let task = async move {
@@ -213,6 +223,7 @@ impl Runner {
             runners.lock().active += 1;
             let runner = Runner {
                 runners,
+                some_ended: true,
                 left: false,
             };
             runner.work().await;
@@ -232,6 +243,166 @@ impl Drop for Runner {
             self.runners.lock().active -= 1;
             self.runners.clear();
             self.runners.surroundings.inbox.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::BoxFuture;
+    use futures_util::task::noop_waker;
+
+    use super::*;
+    use crate::handler::{Context, DataMap, Definition, Handler, Lease, Requirements};
+    use crate::lease::{Held, LeaseToken};
+    use crate::message::MessageId;
+    use crate::outcome::Outcome;
+    use crate::runtime::Runtime;
+    use crate::storage::Claimed;
+    use crate::telemetry::Telemetry;
+    use crate::worker::execute::Inbox;
+    use crate::worker::heartbeat::Leases;
+    use crate::worker::registry::Registry;
+    use crate::worker::shutdown::Shutdown;
+
+    /// Keeps what is spawned until it is told to go on.
+    #[derive(Default)]
+    struct ByHand(Mutex<Vec<BoxFuture<'static, ()>>>);
+
+    impl ByHand {
+        /// Polls each task once, and returns whether some are left.
+        fn go_on(&self) -> bool {
+            let tasks = std::mem::take(&mut *self.0.lock().expect("nobody panics"));
+            let waker = noop_waker();
+            let mut task = TaskContext::from_waker(&waker);
+            let pending =
+                |future: &mut BoxFuture<'static, ()>| future.as_mut().poll(&mut task).is_pending();
+            let mut left: Vec<_> = tasks.into_iter().collect();
+            left.retain_mut(pending);
+            let mut all = self.0.lock().expect("nobody panics");
+            all.append(&mut left);
+            !all.is_empty()
+        }
+    }
+
+    impl Runtime for ByHand {
+        fn spawn(&self, task: BoxFuture<'static, ()>) {
+            self.0.lock().expect("nobody panics").push(task);
+        }
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+        fn spawn_thread(&self, _: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+            self.spawn(task);
+            Ok(())
+        }
+        fn parallelism(&self) -> usize {
+            2
+        }
+    }
+
+    /// How many run, and the most there were.
+    #[derive(Default)]
+    struct Count {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    struct Waits;
+
+    impl Handler for Waits {
+        fn definition() -> Definition {
+            Definition::new("waits", "q").kinds(vec!["k".into()])
+        }
+        fn requires(_: &mut Requirements) {}
+        fn call(context: Context) -> BoxFuture<'static, Outcome> {
+            let count = context.data().find::<Count>().expect("it is given");
+            Box::pin(async move {
+                let now = count.now.fetch_add(1, Ordering::Relaxed) + 1;
+                count.most.fetch_max(now, Ordering::Relaxed);
+                // Each other one is ready at once.
+                if context.message().id.0 % 2 == 0 {
+                    yield_once().await;
+                }
+                count.now.fetch_sub(1, Ordering::Relaxed);
+                Outcome::Done
+            })
+        }
+    }
+
+    struct Rig {
+        runtime: Arc<ByHand>,
+        runners: Arc<Runners>,
+        count: Arc<Count>,
+    }
+
+    /// Some runs in line for these slots, and no agent.
+    fn rig(slots: usize, runs: i64) -> Rig {
+        let runtime = Arc::new(ByHand::default());
+        let surroundings = Arc::new(Surroundings {
+            runtime: runtime.clone(),
+            shutdown: Arc::<Shutdown>::default(),
+            telemetry: Arc::new(Telemetry::new(Vec::new())),
+            leases: Arc::<Leases>::default(),
+            slots: Slots::new(slots),
+            inbox: Inbox::default(),
+        });
+        let mut registry = Registry::default();
+        registry.add::<Waits>();
+        let registration = registry.find("q", "k").expect("it is registered");
+        let count = Arc::new(Count::default());
+        let mut data = DataMap::default();
+        data.insert(Arc::clone(&count));
+        let data = Arc::new(data);
+        let runners = Arc::new(Runners::new(Arc::clone(&surroundings)));
+        for id in 1..=runs {
+            let held = Held {
+                id: MessageId(id),
+                token: LeaseToken::random(),
+            };
+            let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
+            let lease = Lease::new(held, 1);
+            let context = Context::new(message, lease, Arc::clone(&data), runtime.clone());
+            let (registration, now) = (Arc::clone(registration), runtime.now());
+            let surroundings = Arc::clone(&surroundings);
+            runners.put(Run::new(context, registration, surroundings, now));
+        }
+        Rig {
+            runtime,
+            runners,
+            count,
+        }
+    }
+
+    #[test]
+    fn who_ends_a_run_begins_the_next_and_no_more_run_than_there_are_slots() {
+        for slots in [1, 3] {
+            let rig = rig(slots, 20);
+            rig.runners.staff();
+            while rig.runtime.go_on() {}
+            let ended = rig.runners.surroundings.inbox.take();
+            assert_eq!(ended.len(), 20, "{slots} slots");
+            assert!(rig.count.most.load(Ordering::Relaxed) <= slots);
+            let state = rig.runners.lock();
+            assert_eq!((state.free, state.active), (slots, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_frees_its_slot_and_is_released() {
+        for polls in 0..4 {
+            let rig = rig(2, 6);
+            rig.runners.staff();
+            for _ in 0..polls {
+                rig.runtime.go_on();
+            }
+            rig.runtime.0.lock().expect("nobody panics").clear();
+            rig.runners.clear();
+            assert_eq!(rig.runners.surroundings.inbox.take().len(), 6);
+            let state = rig.runners.lock();
+            assert_eq!((state.free, state.active), (2, 0), "after {polls} polls");
         }
     }
 }
