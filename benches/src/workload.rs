@@ -9,6 +9,7 @@ pub(crate) mod loaded;
 pub(crate) mod processes;
 pub(crate) mod queues;
 pub(crate) mod scheduled;
+pub(crate) mod sqlite;
 pub(crate) mod states;
 pub(crate) mod sustained;
 pub(crate) mod tuned;
