@@ -47,6 +47,8 @@ pub(super) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
 /// What waits in the queues of a request: the first message of each queue and priority, and the
 /// first lease of each queue.
 pub(super) struct Due {
+    /// When it was asked, in milliseconds since the Unix epoch; 0 where nothing waits.
+    asked_at: i64,
     levels: Vec<Level>,
     leases: Vec<Ending>,
 }
@@ -73,10 +75,12 @@ impl Due {
 
     fn read(rows: &[SqliteRow]) -> Result<Self, sqlx::Error> {
         let mut due = Self {
+            asked_at: 0,
             levels: Vec::new(),
             leases: Vec::new(),
         };
         for row in rows {
+            due.asked_at = row.try_get("asked_at")?;
             let place: i64 = row.try_get("place")?;
             let place = usize::try_from(place).unwrap_or(usize::MAX);
             let wait: i64 = row.try_get("wait")?;
@@ -112,7 +116,7 @@ impl Due {
         ended.filter_map(|lease| request.queues.get(lease.place))
     }
 
-    /// The levels in which a message is due, as `claim_pending.sql` reads them.
+    /// The levels in which a message is due, as `pending.sql` reads them.
     fn pending(&self, request: &ClaimRequest) -> Vec<Value> {
         let due = self.levels.iter().filter(|level| level.wait.is_zero());
         due.filter_map(|level| {
@@ -144,7 +148,8 @@ async fn claim_pending(inner: &Inner, request: &ClaimRequest, due: &Due) -> Resu
     let query = sqlx::query(inner.texts.claim.clone())
         .bind(request.token.as_uuid())
         .bind(list(levels))
-        .bind(limit(request));
+        .bind(limit(request))
+        .bind(due.asked_at);
     let rows = inner.control.fetch("claim", query).await?;
     in_start_order(request, &rows)
 }

@@ -59,6 +59,7 @@ impl Lane {
     ) -> Result<Vec<SqliteRow>, Error> {
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode);
         let arguments = arguments.map_err(|error| storage_error(operation, error))?;
+        let persistent = Execute::persistent(&query);
         let (sql, arguments) = (query.sql(), arguments.unwrap_or_default());
         let mut idle = self.idle.lock().await;
         let begun = Instant::now();
@@ -67,7 +68,7 @@ impl Lane {
                 Some(connection) => connection,
                 None => self.connect_to_wait_briefly(operation).await?,
             };
-            let query = sqlx::query_with(sql.clone(), arguments.clone());
+            let query = sqlx::query_with(sql.clone(), arguments.clone()).persistent(persistent);
             match query.fetch_all(&mut connection).await {
                 Ok(rows) => {
                     *idle = Some(connection);
