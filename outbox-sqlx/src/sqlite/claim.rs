@@ -6,7 +6,8 @@ use std::time::Duration;
 use outbox_core::{Claim, ClaimRequest, Error, QueueLease, Source};
 use serde_json::{Value, json};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 
 use super::codec::{list, millis};
 use super::error::storage_error;
@@ -150,8 +151,7 @@ async fn claim_pending(inner: &Inner, request: &ClaimRequest, due: &Due) -> Resu
         .bind(list(levels))
         .bind(limit(request))
         .bind(due.asked_at);
-    let rows = inner.control.fetch("claim", query).await?;
-    in_start_order(request, &rows)
+    claim_with(inner, request, query).await
 }
 
 /// Finds what an earlier call with this token has leased: begins the leases anew of what starts
@@ -175,8 +175,7 @@ async fn recover(inner: &Inner, request: &ClaimRequest) -> Result<Claim, Error> 
             held.iter().map(|held| json!([held.id, held.lease_ttl])),
         ))
         .bind(list(released.iter().map(|held| Value::from(held.id))));
-    let rows = inner.control.fetch("claim", query).await?;
-    in_start_order(request, &rows)
+    claim_with(inner, request, query).await
 }
 
 /// A lease of a claim whose reply was lost.
@@ -202,12 +201,15 @@ impl Held {
 }
 
 /// The leased messages of an answer, those that start first in front.
-fn in_start_order(request: &ClaimRequest, rows: &[SqliteRow]) -> Result<Claim, Error> {
+async fn claim_with(
+    inner: &Inner,
+    request: &ClaimRequest,
+    query: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<Claim, Error> {
     let mut names = Names::of_queues(&request.queues);
-    let messages = rows
-        .iter()
-        .map(|row| leased(row, request.token, &mut names));
-    let messages: Result<Vec<Leased>, _> = messages.collect();
+    let read = |row: SqliteRow| leased(&row, request.token, &mut names);
+    let messages = inner.control.read("claim", query, read).await?;
+    let messages: Result<Vec<Leased>, _> = messages.into_iter().collect();
     let mut messages = messages.map_err(|error| storage_error("claim", error))?;
     sort_by_start(request, &mut messages);
     Ok(claim_of(messages))

@@ -10,7 +10,7 @@ use super::error::storage_error;
 use super::lane::Lane;
 use super::storage::Inner;
 use crate::outcomes::{Outcomes, Returned};
-use crate::rows::ids_of;
+use crate::rows::{Fields, ids_of};
 
 /// Writes outcomes in one transaction. None is ever busy: nobody can lock a message.
 pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<Settled, Error> {
@@ -32,8 +32,12 @@ pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<
         })))
         .bind(by_token(&outcomes.deleted))
         .bind(list(outcomes.returned.iter().map(returned)));
-    let rows = inner.control.fetch("settle", query).await?;
-    let written = ids_of(&rows).map_err(|error| storage_error("settle", error))?;
+    let ids = inner
+        .control
+        .read("settle", query, |row| row.id("id"))
+        .await?;
+    let written = ids.into_iter().collect::<Result<_, _>>();
+    let written = written.map_err(|error| storage_error("settle", error))?;
     Ok(Settled::new(written))
 }
 
