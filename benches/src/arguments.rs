@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::workload::sqlite::OnSqlite;
 use crate::workload::states::Much;
 
 const USAGE: &str = "\
@@ -17,12 +18,13 @@ usage: outbox-bench <workload>..|all [options]
   backlog    of 1 M due messages             leased     10 k and 100 k leased by others
   future     1 M due tomorrow                dead       1 M dead letters
   memory     resident, over 5 M messages     relaxed    without waiting for the disk
+  sqlite-drain, sqlite-enqueue, sqlite-latency: those on a SQLite file, with no server
   all: every one, with a tenth of those millions unless --scale says otherwise: five minutes
   --messages N      messages of a round (such as drain 20000, enqueue 2000, latency 400)
   --rounds N        rounds of ours and of the bare statements, alternating (3; sustained, snapshot 1)
   --seconds N       how long idle, sustained and snapshot look at it (20)
   --scale X         of what else is in the outbox (1; with all 0.1)
-  --assert-ratio X  drain: fail if the median ratio is below X
+  --assert-ratio X  drain, sqlite-drain: fail if the median ratio is below X
   --baseline FILE   fail if a message costs more than FILE allows (benches/baseline.json)
   --json            one JSON object per line
   --plot DIR        also write pictures (SVG) of the results";
@@ -44,9 +46,10 @@ pub(crate) enum Workload {
     Sustained { snapshot: bool },
     Relaxed,
     Memory,
+    Sqlite(OnSqlite),
 }
 
-const ALL: [(&str, Workload); 18] = [
+const ALL: [(&str, Workload); 21] = [
     ("drain", Workload::Drain),
     ("enqueue", Workload::Enqueue),
     ("idle", Workload::Idle),
@@ -65,6 +68,9 @@ const ALL: [(&str, Workload); 18] = [
     ("scheduled", Workload::Scheduled),
     ("snapshot", Workload::Sustained { snapshot: true }),
     ("sustained", Workload::Sustained { snapshot: false }),
+    ("sqlite-drain", Workload::Sqlite(OnSqlite::Drain)),
+    ("sqlite-enqueue", Workload::Sqlite(OnSqlite::Enqueue)),
+    ("sqlite-latency", Workload::Sqlite(OnSqlite::Latency)),
 ];
 /// What a person waits for.
 const SCALE_OF_ALL: f64 = 0.1;
@@ -196,7 +202,7 @@ mod tests {
         assert_eq!(parse("all").expect("valid").workloads.len(), ALL.len());
         for (name, workload) in ALL {
             assert_eq!(parse(name).expect("valid").workloads, [workload]);
-            assert!(USAGE.contains(&format!(" {name} ")), "{name}");
+            assert!(USAGE.contains(&format!(" {name}")), "{name}");
         }
     }
 

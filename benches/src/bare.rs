@@ -142,7 +142,7 @@ pub(crate) async fn round(
     Ok(Round {
         rate: settled as f64 / elapsed.as_secs_f64(),
         messages: settled,
-        cost,
+        cost: Some(cost),
         ..Round::default()
     })
 }
@@ -244,7 +244,7 @@ pub(crate) async fn notify(connection: &mut PgConnection, channel: &str) -> Resu
 }
 
 /// Reads what a handler would, so that the compiler keeps it.
-fn handle(message: &Leased) {
+pub(crate) fn handle(message: &Leased) {
     std::hint::black_box((
         &message.kind,
         &message.payload,

@@ -13,7 +13,8 @@ pub(crate) struct Round {
     pub(crate) rate: f64,
     /// The messages that the cost is of: at least those that were asked for.
     pub(crate) messages: usize,
-    pub(crate) cost: Cost,
+    /// `None` where nobody counts, as with SQLite.
+    pub(crate) cost: Option<Cost>,
     /// Of the worker.
     pub(crate) exchanges: Option<u64>,
     /// What the worker says of itself.
@@ -93,15 +94,13 @@ pub(crate) fn tell(
         fields.insert(whose.into(), rates.median.into());
         fields.insert(format!("{whose}_spread"), rates.json());
         let Some(last) = rounds.last() else { continue };
-        report.note(&format!("    {}", last.cost.line(last.messages)));
-        for line in last.cost.statement_lines().iter().chain(&last.note) {
+        for line in cost_lines(last).iter().chain(&last.note) {
             report.note(&format!("    {line}"));
         }
         fields.insert(format!("{whose}_messages"), last.messages.into());
-        fields.insert(
-            format!("{whose}_per_message"),
-            last.cost.per_message(last.messages),
-        );
+        let cost = last.cost.as_ref();
+        let cost = cost.map(|cost| cost.per_message(last.messages));
+        fields.insert(format!("{whose}_per_message"), cost.into());
         if let Some(exchanges) = last.exchanges {
             fields.insert("exchanges".into(), exchanges.into());
         }
@@ -118,6 +117,15 @@ pub(crate) fn tell(
     }
     report.result(Value::Object(fields));
     ratio.median
+}
+
+fn cost_lines(round: &Round) -> Vec<String> {
+    let Some(cost) = &round.cost else {
+        return Vec::new();
+    };
+    let mut lines = vec![cost.line(round.messages)];
+    lines.extend(cost.statement_lines());
+    lines
 }
 
 impl Window {

@@ -11,6 +11,7 @@ pub(crate) mod processes;
 pub(crate) mod queues;
 pub(crate) mod relaxed;
 pub(crate) mod scheduled;
+pub(crate) mod sqlite;
 pub(crate) mod states;
 pub(crate) mod sustained;
 pub(crate) mod tuned;

@@ -34,7 +34,7 @@ pub(crate) fn plain(name: &str, of: &str, reserved: &str) -> Result<Arc<str>, Er
 }
 
 /// Texts one after the other, ready to be sent. Safe because they are literals of this crate, in
-/// which nothing was replaced but by names that [`plain`] has passed.
+/// which nothing was replaced but by names that [`plain`] has passed and by other literals.
 pub(crate) fn ready(texts: impl IntoIterator<Item = String>) -> SqlStr {
     let text: String = texts.into_iter().collect();
     AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()

@@ -69,6 +69,7 @@ statements! { SqliteStatements of crate::sqlite::TablePrefix {
     journal_mode = "../queries/sqlite/journal_mode.sql";
     lock_database = "../queries/sqlite/lock_database.sql";
     next_due = "../queries/sqlite/next_due.sql";
+    pending = "../queries/sqlite/pending.sql";
     purge_dead_letters = "../queries/sqlite/purge_dead_letters.sql";
     reclaim = "../queries/sqlite/reclaim.sql";
     recover = "../queries/sqlite/recover.sql";

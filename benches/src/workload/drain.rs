@@ -31,6 +31,11 @@ pub(crate) async fn run(
     };
     let [ours, bare] = alternate(report, arguments.rounds(), SIDES, run).await?;
     let ratio = tell(report, "drain", &ours, &bare, json!({}));
+    assert(arguments, ratio)
+}
+
+/// Fails if the ratio is below what the user asked for.
+pub(crate) fn assert(arguments: &Arguments, ratio: f64) -> Result<(), Error> {
     match arguments.assert_ratio {
         Some(least) if ratio < least => {
             Err(format!("the drain ratio is {ratio:.2}, less than {least}").into())

@@ -90,7 +90,7 @@ async fn round(bench: &Bench, writer: Writer, messages: usize) -> Result<Round, 
     Ok(Round {
         rate: messages as f64 / elapsed,
         messages,
-        cost,
+        cost: Some(cost),
         ..Round::default()
     })
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
 use crate::arguments::Arguments;
-use crate::measure::{Spread, percentile};
+use crate::measure::{Cost, Spread, percentile};
 use crate::report::Report;
 use crate::round::{SIDES, Side};
 use crate::server::{Bench, QUEUE, connect, draft, payload};
@@ -42,8 +42,8 @@ pub(crate) async fn run(
     compare(bench, arguments, report, "latency", run).await
 }
 
-/// Runs both sides in each round, on a new database, and prints percentiles of the milliseconds
-/// that `run` returns for each message. The middle ones are the result.
+/// Runs both sides in each round, on a new database, and tells the milliseconds that `run` returns
+/// for each message.
 pub(crate) async fn compare(
     bench: &Bench,
     arguments: &Arguments,
@@ -51,27 +51,52 @@ pub(crate) async fn compare(
     name: &str,
     run: impl AsyncFn(Side, &TestDatabase) -> Result<Vec<f64>, Error>,
 ) -> Result<(), Error> {
+    let times = async |side| {
+        let database = bench.database().await?;
+        let count = bench.meter.start(&database).await?;
+        let milliseconds = run(side, &database).await?;
+        let cost = Some(count.finish(&database).await?);
+        Ok(Times { milliseconds, cost })
+    };
+    alternate(arguments, report, name, times).await
+}
+
+/// What a round took.
+pub(crate) struct Times {
+    /// For each message.
+    pub(crate) milliseconds: Vec<f64>,
+    pub(crate) cost: Option<Cost>,
+}
+
+/// Runs both sides in each round, and prints percentiles. The middle ones are the result.
+pub(crate) async fn alternate(
+    arguments: &Arguments,
+    report: &Report,
+    name: &str,
+    run: impl AsyncFn(Side) -> Result<Times, Error>,
+) -> Result<(), Error> {
     let mut all = SIDES.map(|_| Vec::new());
     let mut medians = SIDES.map(|_| Vec::new());
     let mut fields = json!({ "workload": name, "unit": "ms", "rounds": arguments.rounds() });
     for _ in 0..arguments.rounds() {
         for (index, (whose, side)) in SIDES.into_iter().enumerate() {
-            let database = bench.database().await?;
-            let count = bench.meter.start(&database).await?;
-            let mut milliseconds = run(side, &database).await?;
-            let cost = count.finish(&database).await?;
+            let Times {
+                mut milliseconds,
+                cost,
+            } = run(side).await?;
             let messages = milliseconds.len();
-            // The last round's stays.
-            fields[format!("{whose}_per_message")] = cost.per_message(messages);
             milliseconds.sort_by(f64::total_cmp);
             let median = percentile(&milliseconds, 50.0);
-            report.note(&format!(
-                "  {whose}: p50 {median:.3} ms; {}",
-                cost.line(messages)
-            ));
-            for line in cost.statement_lines() {
-                report.note(&format!("    {line}"));
+            report.note(&format!("  {whose}: p50 {median:.3} ms"));
+            if let Some(cost) = &cost {
+                report.note(&format!("    {}", cost.line(messages)));
+                for line in cost.statement_lines() {
+                    report.note(&format!("    {line}"));
+                }
             }
+            // The last round's stays.
+            let cost = cost.map(|cost| cost.per_message(messages));
+            fields[format!("{whose}_per_message")] = cost.into();
             medians[index].push(median);
             all[index].append(&mut milliseconds);
         }
@@ -116,16 +141,24 @@ pub(crate) async fn beside_worker<T>(
     measure: impl AsyncFnOnce(UnboundedReceiver<Start>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let storage = PgStorage::connect(&database.url()).await?;
-    let (starts, started) = unbounded_channel();
-    let worker = outbox::tokio::worker(storage).data(Starts(starts));
-    let worker = configure(worker.register::<Timed>()).prepare()?;
-    let handle = worker.handle();
-    let running = tokio::spawn(worker.run_until(std::future::pending()));
-    let measured = async {
+    let worker = configure(outbox::tokio::worker(storage));
+    beside(worker, async |started| {
         wait_for_listener(database).await?;
         measure(started).await
-    }
-    .await;
+    })
+    .await
+}
+
+/// Measures beside a worker that says when handlers start.
+pub(crate) async fn beside<T>(
+    worker: Worker,
+    measure: impl AsyncFnOnce(UnboundedReceiver<Start>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (starts, started) = unbounded_channel();
+    let worker = worker.data(Starts(starts)).register::<Timed>().prepare()?;
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run_until(std::future::pending()));
+    let measured = measure(started).await;
     handle.shutdown();
     running.await??;
     measured

@@ -98,7 +98,7 @@ async fn round(
     Ok(Round {
         rate: messages as f64 / slowest,
         messages,
-        cost,
+        cost: Some(cost),
         ..Round::default()
     })
 }

@@ -128,6 +128,6 @@ async fn compare(
 
 /// Buffers of claims for each message, in those of the same in an empty outbox.
 fn claim_growth(full: &[Round], empty: &[Round]) -> Option<f64> {
-    let buffers = |rounds: &[Round]| rounds.last()?.cost.claim_buffers();
+    let buffers = |rounds: &[Round]| rounds.last()?.cost.as_ref()?.claim_buffers();
     Some(buffers(full)? / buffers(empty)?)
 }

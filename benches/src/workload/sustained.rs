@@ -134,7 +134,7 @@ pub(crate) async fn round(bench: &Bench, side: Side, plan: Plan) -> Result<Round
     Ok(Round {
         rate,
         messages: settled.load(Ordering::Relaxed),
-        cost,
+        cost: Some(cost),
         windows: windows?,
         ..Round::default()
     })

@@ -5,7 +5,8 @@
 -- Returns a row for each queue and priority with a message that has no lease, and one for each
 -- queue with a lease: place integer, of the queue in the array; priority integer, null for the
 -- leases; wait integer, milliseconds until the first of these is due, or ends: 0 where it is past,
--- and 100 years where it is later than that.
+-- and 100 years where it is later than that; asked_at integer, now, in milliseconds since the Unix
+-- epoch.
 -- Locks: none.
 -- Index: the first entry of message_pending_idx for each queue and priority, and of
 -- message_lease_idx for each queue.
@@ -32,6 +33,7 @@ found (place, priority, at) as materialized (
     )
     from json_each($1) as served
 )
-select place, priority, min(max(at, {now}), {now} + 3155760000000) - {now} as wait
+select place, priority, min(max(at, {now}), {now} + 3155760000000) - {now} as wait,
+    {now} as asked_at
 from found
 where at is not null

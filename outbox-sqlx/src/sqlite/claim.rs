@@ -6,7 +6,8 @@ use std::time::Duration;
 use outbox_core::{Claim, ClaimRequest, Error, QueueLease, Source};
 use serde_json::{Value, json};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 
 use super::codec::{list, millis};
 use super::error::storage_error;
@@ -47,6 +48,8 @@ pub(super) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
 /// What waits in the queues of a request: the first message of each queue and priority, and the
 /// first lease of each queue.
 pub(super) struct Due {
+    /// When it was asked, in milliseconds since the Unix epoch; 0 where nothing waits.
+    asked_at: i64,
     levels: Vec<Level>,
     leases: Vec<Ending>,
 }
@@ -73,10 +76,12 @@ impl Due {
 
     fn read(rows: &[SqliteRow]) -> Result<Self, sqlx::Error> {
         let mut due = Self {
+            asked_at: 0,
             levels: Vec::new(),
             leases: Vec::new(),
         };
         for row in rows {
+            due.asked_at = row.try_get("asked_at")?;
             let place: i64 = row.try_get("place")?;
             let place = usize::try_from(place).unwrap_or(usize::MAX);
             let wait: i64 = row.try_get("wait")?;
@@ -112,7 +117,7 @@ impl Due {
         ended.filter_map(|lease| request.queues.get(lease.place))
     }
 
-    /// The levels in which a message is due, as `claim_pending.sql` reads them.
+    /// The levels in which a message is due, as `pending.sql` reads them.
     fn pending(&self, request: &ClaimRequest) -> Vec<Value> {
         let due = self.levels.iter().filter(|level| level.wait.is_zero());
         due.filter_map(|level| {
@@ -144,9 +149,9 @@ async fn claim_pending(inner: &Inner, request: &ClaimRequest, due: &Due) -> Resu
     let query = sqlx::query(inner.texts.claim.clone())
         .bind(request.token.as_uuid())
         .bind(list(levels))
-        .bind(limit(request));
-    let rows = inner.control.fetch("claim", query).await?;
-    in_start_order(request, &rows)
+        .bind(limit(request))
+        .bind(due.asked_at);
+    claim_with(inner, request, query).await
 }
 
 /// Finds what an earlier call with this token has leased: begins the leases anew of what starts
@@ -170,8 +175,7 @@ async fn recover(inner: &Inner, request: &ClaimRequest) -> Result<Claim, Error> 
             held.iter().map(|held| json!([held.id, held.lease_ttl])),
         ))
         .bind(list(released.iter().map(|held| Value::from(held.id))));
-    let rows = inner.control.fetch("claim", query).await?;
-    in_start_order(request, &rows)
+    claim_with(inner, request, query).await
 }
 
 /// A lease of a claim whose reply was lost.
@@ -197,12 +201,15 @@ impl Held {
 }
 
 /// The leased messages of an answer, those that start first in front.
-fn in_start_order(request: &ClaimRequest, rows: &[SqliteRow]) -> Result<Claim, Error> {
+async fn claim_with(
+    inner: &Inner,
+    request: &ClaimRequest,
+    query: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<Claim, Error> {
     let mut names = Names::of_queues(&request.queues);
-    let messages = rows
-        .iter()
-        .map(|row| leased(row, request.token, &mut names));
-    let messages: Result<Vec<Leased>, _> = messages.collect();
+    let read = |row: SqliteRow| leased(&row, request.token, &mut names);
+    let messages = inner.control.read("claim", query, read).await?;
+    let messages: Result<Vec<Leased>, _> = messages.into_iter().collect();
     let mut messages = messages.map_err(|error| storage_error("claim", error))?;
     sort_by_start(request, &mut messages);
     Ok(claim_of(messages))

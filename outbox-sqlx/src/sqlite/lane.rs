@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_lock::Mutex;
+use futures_util::stream::TryStreamExt;
 use outbox_core::Error;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteRow};
@@ -55,10 +56,22 @@ impl Lane {
     pub(super) async fn fetch(
         &self,
         operation: &'static str,
-        mut query: Query<'_, Sqlite, SqliteArguments>,
+        query: Query<'_, Sqlite, SqliteArguments>,
     ) -> Result<Vec<SqliteRow>, Error> {
+        self.read(operation, query, |row| row).await
+    }
+
+    /// As [`Lane::fetch`], and reads each row while SQLite goes on with the next and with what
+    /// follows. The rows are an answer only once all is done.
+    pub(super) async fn read<T>(
+        &self,
+        operation: &'static str,
+        mut query: Query<'_, Sqlite, SqliteArguments>,
+        mut read: impl FnMut(SqliteRow) -> T,
+    ) -> Result<Vec<T>, Error> {
         let arguments = query.take_arguments().map_err(sqlx::Error::Encode);
         let arguments = arguments.map_err(|error| storage_error(operation, error))?;
+        let persistent = Execute::persistent(&query);
         let (sql, arguments) = (query.sql(), arguments.unwrap_or_default());
         let mut idle = self.idle.lock().await;
         let begun = Instant::now();
@@ -67,11 +80,12 @@ impl Lane {
                 Some(connection) => connection,
                 None => self.connect_to_wait_briefly(operation).await?,
             };
-            let query = sqlx::query_with(sql.clone(), arguments.clone());
-            match query.fetch_all(&mut connection).await {
-                Ok(rows) => {
+            let query = sqlx::query_with(sql.clone(), arguments.clone()).persistent(persistent);
+            let rows = query.fetch(&mut connection).map_ok(&mut read);
+            match rows.try_collect().await {
+                Ok(answer) => {
                     *idle = Some(connection);
-                    return Ok(rows);
+                    return Ok(answer);
                 }
                 // It did nothing, and its state is known: what writes asks for the lock first, and
                 // with a write-ahead log nothing after that is refused as busy.

@@ -10,6 +10,7 @@ mod error;
 mod expected;
 mod expired;
 mod lane;
+mod lot;
 mod migrate;
 mod operator;
 mod prefix;

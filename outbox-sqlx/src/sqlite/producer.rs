@@ -4,16 +4,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use outbox_core::{
-    Cancel, DEFAULT_MAX_PAYLOAD_BYTES, Error, IntoDraft, MessageId, NewMessage, check_name,
-};
-use serde_json::{Value, json};
+use outbox_core::{Cancel, DEFAULT_MAX_PAYLOAD_BYTES, Error, IntoDraft, MessageId, check_name};
 use sqlx::SqliteConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 
-use super::codec::{due, list};
+use super::codec::due;
 use super::error::storage_error;
+use super::lot::inserts;
 use super::prefix::TablePrefix;
 use crate::batch::{Batch, chunks};
 use crate::enqueued::{Enqueued, cancel_of};
@@ -162,7 +160,7 @@ impl SqliteOutbox {
 
     /// Writes messages in order, and returns one entry for each, in the same order.
     ///
-    /// All are checked before the first is sent. They go in statements of up to 5,000 messages, so
+    /// All are checked before the first is sent. They go in statements of up to 500 messages, so
     /// it is the caller's transaction that makes them one: on a connection outside of one, each
     /// statement commits by itself. Of several messages with one queue and key the first is
     /// written.
@@ -182,10 +180,14 @@ impl SqliteOutbox {
         let mut enqueued = Vec::with_capacity(messages.len());
         for chunk in chunks(&messages) {
             let batch = Batch::new(chunk);
-            let rows = write_batch(&self.statements, &batch)
-                .fetch_all(&mut *connection)
-                .await;
-            let ids = rows.and_then(|rows| read_written(&batch, rows));
+            let written = async {
+                let mut rows = Vec::new();
+                for insert in inserts(&self.statements, &batch) {
+                    rows.append(&mut insert.fetch_all(&mut *connection).await?);
+                }
+                read_written(&batch, rows)
+            };
+            let ids = written.await;
             let ids = ids.map_err(|error| storage_error("enqueue", error))?;
             enqueued.extend(ids.into_iter().map(Enqueued::of));
         }
@@ -245,41 +247,6 @@ async fn cancelled(
         Ok(cancel_of(false, found.is_some()))
     };
     found.await.map_err(|error| storage_error("cancel", error))
-}
-
-/// The insert of a whole batch: all but the payloads as JSON, and these one after the other.
-pub(super) fn write_batch(
-    statements: &SqliteStatements,
-    batch: &Batch<'_>,
-) -> Query<'static, Sqlite, SqliteArguments> {
-    let mut payloads = Vec::new();
-    let mut rows = Vec::new();
-    for new in batch.tried() {
-        rows.push(row_of(new, payloads.len() + 1));
-        payloads.extend_from_slice(&new.payload);
-    }
-    sqlx::query(statements.enqueue_many.clone())
-        .bind(list(rows))
-        .bind(payloads)
-}
-
-fn row_of(new: &NewMessage, start: usize) -> Value {
-    let (delay, due_at) = due(new);
-    json!({
-        "queue": new.queue,
-        "kind": new.kind,
-        "start": start,
-        "length": new.payload.len(),
-        "content_type": new.content_type,
-        "headers": headers_json(&new.headers),
-        "priority": new.priority,
-        "key": new.key,
-        "group": new.group,
-        "tag": new.tag,
-        "max_attempts": new.max_attempts,
-        "delay": delay,
-        "due_at": due_at,
-    })
 }
 
 /// One id for each message of a batch, `None` where its key was live.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use outbox_core::{Error, MessageId, Renewal, Renewed, Settled, Settlement};
+use outbox_core::{Error, Held, LeaseToken, MessageId, Renewal, Renewed, Settled, Settlement};
 use serde_json::{Value, json};
 
 use super::codec::{hex, letter, list, millis};
@@ -10,7 +10,7 @@ use super::error::storage_error;
 use super::lane::Lane;
 use super::storage::Inner;
 use crate::outcomes::{Outcomes, Returned};
-use crate::rows::ids_of;
+use crate::rows::{Fields, ids_of};
 
 /// Writes outcomes in one transaction. None is ever busy: nobody can lock a message.
 pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<Settled, Error> {
@@ -18,7 +18,6 @@ pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<
         return Ok(Settled::default());
     }
     let outcomes = Outcomes::new(settlements);
-    let deleted = outcomes.deleted.iter();
     let buried = outcomes.buried.iter();
     let query = sqlx::query(inner.texts.settle.clone())
         .bind(list(buried.map(|outcome| {
@@ -31,13 +30,33 @@ pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<
                 None,
             )
         })))
-        .bind(list(
-            deleted.map(|held| json!([held.id.0, hex(held.token)])),
-        ))
+        .bind(by_token(&outcomes.deleted))
         .bind(list(outcomes.returned.iter().map(returned)));
-    let rows = inner.control.fetch("settle", query).await?;
-    let written = ids_of(&rows).map_err(|error| storage_error("settle", error))?;
+    let ids = inner
+        .control
+        .read("settle", query, |row| row.id("id"))
+        .await?;
+    let written = ids.into_iter().collect::<Result<_, _>>();
+    let written = written.map_err(|error| storage_error("settle", error))?;
     Ok(Settled::new(written))
+}
+
+/// The ids of each token, as `settle_delete.sql` reads them.
+fn by_token(held: &[Held]) -> String {
+    // Of a few claims, which is why a search is enough.
+    let mut leases: Vec<(LeaseToken, Vec<Value>)> = Vec::new();
+    for held in held {
+        let id = Value::from(held.id.0);
+        match leases.iter_mut().find(|(token, _)| *token == held.token) {
+            Some((_, ids)) => ids.push(id),
+            None => leases.push((held.token, vec![id])),
+        }
+    }
+    list(
+        leases
+            .into_iter()
+            .map(|(token, ids)| json!([hex(token), ids])),
+    )
 }
 
 fn returned(outcome: &Returned) -> Value {

@@ -15,8 +15,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 use super::connect::{Durability, options_of, own_connection};
 use super::error::storage_error;
 use super::lane::Lane;
+use super::lot::transaction;
 use super::prefix::TablePrefix;
-use super::producer::{SqliteOutbox, read_written, write_batch};
+use super::producer::{SqliteOutbox, read_written};
 use super::texts::Texts;
 use super::{check, claim, settle, wake_ups};
 use crate::batch::Batch;
@@ -214,7 +215,7 @@ impl Storage for SqliteStorage {
             return Ok(Vec::new());
         }
         let batch = Batch::new(&messages);
-        let query = write_batch(&self.inner.statements, &batch);
+        let query = transaction(&self.inner.statements, &batch);
         let rows = self.inner.durable.fetch("enqueue", query).await?;
         read_written(&batch, rows).map_err(|error| storage_error("enqueue", error))
     }

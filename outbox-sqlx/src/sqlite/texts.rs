@@ -32,7 +32,7 @@ impl Texts {
             ready(all.map(|statement| format!("{};\n", statement.as_str())))
         };
         Self {
-            claim: transaction(&[&of.claim_pending]),
+            claim: transaction(&[&of.pending, &of.claim_pending]),
             find_held: transaction(&[&of.held]),
             recover: transaction(&[&of.release, &of.recover]),
             revive: transaction(&[&of.revive, &of.forget]),

@@ -202,6 +202,61 @@ async fn more_messages_than_one_statement_takes_are_all_written() {
     assert_eq!(number(&mut ours, in_place).await, 12_001);
 }
 
+/// A statement sends once what all its messages share, and there are several statements: of the
+/// first the last message is left out, in the second all is different, in the third there are no
+/// keys.
+#[tokio::test]
+async fn what_messages_share_and_what_they_do_not_stays_with_each() {
+    let (file, _storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    execute(
+        &mut ours,
+        "insert into outbox_message (queue, kind, payload, content_type, key)
+         values ('q', 'k', x'', 't', 'live-499')",
+    )
+    .await;
+    let draft = |number: i16| {
+        let draft = Draft::json("q", "k", &number);
+        match number {
+            0..500 => draft.key(format!("live-{number}")).group("g").priority(-2),
+            500..1_000 => Draft::json(format!("q{number}"), format!("k{number}"), &number)
+                .key(format!("key{number}"))
+                .content_type(format!("t{number}"))
+                .header("number", number.to_string())
+                .group(format!("g{number}"))
+                .tag(format!("tag{number}"))
+                .priority(number % 7 - 3)
+                .max_attempts(u16::try_from(number).unwrap())
+                .at(SystemTime::UNIX_EPOCH + Duration::from_millis(4_102_444_800_000)),
+            _ => draft.tag("t"),
+        }
+    };
+    let mut tx = ours.begin().await.unwrap();
+    let drafts = (0..1_100).map(draft);
+    let enqueued = SqliteOutbox::new().enqueue_many(&mut tx, drafts).await;
+    tx.commit().await.unwrap();
+    let enqueued = enqueued.unwrap();
+    for (n, one) in enqueued.iter().enumerate() {
+        assert_eq!(one.id().is_none(), n == 499, "{n}");
+        let Some(MessageId(id)) = one.id() else {
+            continue;
+        };
+        let own = "kind = 'k' || n and content_type = 't' || n and headers ->> 'number' = '' || n
+            and group_key = 'g' || n and tag = 'tag' || n and priority = n % 7 - 3
+            and max_attempts = n and next_attempt_at = 4102444800000";
+        let is = match n {
+            0..500 => "queue = 'q' and key = 'live-' || n and priority = -2 and group_key = 'g'",
+            500..1_000 => &format!("queue = 'q' || n and key = 'key' || n and {own}"),
+            _ => "queue = 'q' and key is null and tag = 't' and group_key is null",
+        };
+        let found = format!(
+            "select count(*) from outbox_message, (select {n} as n)
+             where id = {id} and cast(payload as text) = '' || n and {is}"
+        );
+        assert_eq!(number(&mut ours, &found).await, 1, "{n}");
+    }
+}
+
 #[tokio::test]
 async fn delays_are_added_by_sqlite_and_instants_are_taken_literally() {
     let (file, storage) = migrated().await;

@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use outbox_core::{
-    ClaimRequest, DeadReason, LeaseToken, QueueLease, Renewal, Source, Storage, Verdict,
+    ClaimRequest, Claimed, DeadReason, LeaseToken, QueueLease, Renewal, Settlement, Source,
+    Storage, Verdict,
 };
 use outbox_sqlx::sqlite::SqliteOutbox;
 
@@ -248,4 +249,31 @@ async fn a_renewal_tells_holders_from_others_and_never_shortens() {
         assert!((expected - 5_000..=expected).contains(&left), "{left}");
     }
     assert!(storage.renew(&[]).await.unwrap().renewed.is_empty());
+}
+
+/// A settle sends each token once, with all its ids: not so that any of them would do.
+#[tokio::test]
+async fn a_message_is_settled_by_its_own_token_and_not_by_another_of_the_batch() {
+    let (file, storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    fill(&mut ours, "q", 4).await;
+    let first = claim(&storage, &pending("q", 2)).await;
+    let second = claim(&storage, &pending("q", 2)).await;
+    let settle = |message: &Claimed, of: &Claimed| {
+        let (mut held, token) = (message.held(), of.held().token);
+        held.token = token;
+        Settlement::new(held, Verdict::Done)
+    };
+    let (a, b) = (&first.messages, &second.messages);
+    let batch = [
+        settle(&a[0], &b[0]),
+        settle(&b[0], &a[0]),
+        settle(&a[1], &a[1]),
+        settle(&b[1], &b[1]),
+    ];
+    let settled = storage.settle(&batch).await.unwrap();
+    let mut written = settled.written;
+    written.sort_unstable();
+    assert_eq!(written, [a[1].id, b[1].id]);
+    assert_eq!(number(&mut ours, LEASED).await, 2);
 }

@@ -1,9 +1,11 @@
 //! What SQLite makes of the statements: every one can be prepared, and the hot ones read indexes,
 //! at any backlog and whatever the statistics say.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use sqlx::{AssertSqlSafe, Executor, Row, SqlSafeStr, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Connection, Executor, Row, SqlSafeStr, SqliteConnection};
 
 use crate::support::{execute, migrated};
 
@@ -11,8 +13,9 @@ use crate::support::{execute, migrated};
 const CLOCK: &str = "cast(round((julianday('now') - 2440587.5) * 86400000.0) as integer)";
 
 /// Statements that run again and again while messages are handled.
-const HOT: [&str; 11] = [
+const HOT: [&str; 12] = [
     "next_due",
+    "pending",
     "claim_pending",
     "expired",
     "reclaim",
@@ -25,6 +28,16 @@ const HOT: [&str; 11] = [
     "cancel_by_key",
 ];
 
+/// The insert of many messages as it is sent for one of which all is its own.
+fn complete(sql: &str) -> String {
+    let columns: Vec<String> = (1..=12).map(|column| format!("column{column}")).collect();
+    let message = format!("({})", vec!["?"; columns.len()].join(", "));
+    sql.replace("{fields}", &columns.join(", "))
+        .replace("{messages}", &message)
+        .replace("{refused}", "rollback")
+        .replace("{returned}", "id, queue, key")
+}
+
 fn queries() -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("queries/sqlite");
     let files = std::fs::read_dir(folder).unwrap();
@@ -35,7 +48,7 @@ fn queries() -> Vec<(String, String)> {
             let sql = std::fs::read_to_string(&path).unwrap();
             (
                 name,
-                sql.replace("{prefix}", "outbox").replace("{now}", CLOCK),
+                complete(&sql.replace("{prefix}", "outbox").replace("{now}", CLOCK)),
             )
         })
         .collect();
@@ -77,8 +90,14 @@ async fn assert_indexed(connection: &mut SqliteConnection, when: &str) {
         }
         let steps = steps(connection, &sql).await;
         for step in &steps {
-            // Two tables of this statement's own: the seven priorities, and what was found.
-            let own = name == "next_due" && ["SCAN level", "SCAN found"].contains(&step.as_str());
+            // Small tables of the statement's own: the seven priorities and what was found; the
+            // queues, each with its lease time; the tokens, each with its ids.
+            let own: &[&str] = match &*name {
+                "next_due" => &["SCAN level", "SCAN found"],
+                "claim_pending" | "settle_delete" => &["SCAN lease"],
+                _ => &[],
+            };
+            let own = own.contains(&step.as_str());
             let scan = step.starts_with("SCAN") && !own;
             assert!(!scan, "{when}, {name}: {steps:#?}");
             assert!(!step.contains("TEMP B-TREE"), "{when}, {name}: {steps:#?}");
@@ -126,4 +145,50 @@ async fn hot_statements_read_indexes_at_any_backlog_and_with_any_statistics() {
     execute(&mut ours, "delete from outbox_message").await;
     let mut ours = file.connect().await.unwrap();
     assert_indexed(&mut ours, "empty, with statistics of a full table").await;
+}
+
+/// What only the first finds would be handled without a lease, and what only the second does leased
+/// for nobody.
+#[tokio::test]
+async fn both_statements_of_a_claim_find_the_same_messages() {
+    let (file, _storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    execute(
+        &mut ours,
+        "with recursive n (n) as (values (1) union all select n + 1 from n where n < 600)
+         insert into outbox_message (queue, kind, payload, content_type, priority, attempts,
+             deliveries, next_attempt_at)
+         select iif(n % 4 = 0, 'a', 'b'), 'k', x'00', 't', n % 3, n % 5, n % 7, n / 3 * 10 from n;
+         update outbox_message
+         set acquired_token = randomblob(16), acquired_at = 1, lease_expires_at = 2
+         where id % 11 = 0",
+    )
+    .await;
+    let queries: HashMap<String, String> = queries().into_iter().collect();
+    let levels = r#"[["b", 0, 1000], ["a", 1, 5000], ["a", 0, 5000]]"#;
+    let token = b"sixteen bytes ok".as_slice();
+    // Of the first level; of all that were due long ago; of all.
+    for (limit, due_by, expected) in [(7, 2_000, 7), (1_000, 1_000, 114), (1_000, 9_000, 228)] {
+        let text = |name: &str| AssertSqlSafe(queries[name].clone());
+        let bound = |name: &str| {
+            let query = sqlx::query(text(name)).bind(token).bind(levels);
+            query.bind(limit).bind(due_by)
+        };
+        let mut tx = ours.begin_with("begin immediate").await.unwrap();
+        let read = bound("pending").fetch_all(&mut *tx).await.unwrap();
+        bound("claim_pending").execute(&mut *tx).await.unwrap();
+        let leased =
+            "select id, attempts, deliveries from outbox_message where acquired_token = $1";
+        let leased = sqlx::query(leased).bind(token).fetch_all(&mut *tx).await;
+        tx.rollback().await.unwrap();
+        let numbers = |rows: &[SqliteRow]| {
+            let names = ["id", "attempts", "deliveries"];
+            let numbers = rows.iter().map(|row| names.map(|name| row.get(name)));
+            let mut numbers: Vec<[i64; 3]> = numbers.collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        assert_eq!(read.len(), expected, "{due_by}");
+        assert_eq!(numbers(&read), numbers(&leased.unwrap()), "{due_by}");
+    }
 }
