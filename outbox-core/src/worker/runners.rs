@@ -24,6 +24,8 @@ pub(super) struct Runners {
     most: usize,
     /// How many runs were taken from the line.
     taken: AtomicUsize,
+    /// How many runners were started that the runtime has not polled yet.
+    fresh: AtomicUsize,
 }
 
 impl Runners {
@@ -35,6 +37,7 @@ impl Runners {
             active: AtomicUsize::new(0),
             most,
             taken: AtomicUsize::new(0),
+            fresh: AtomicUsize::new(0),
         }
     }
 
@@ -57,11 +60,12 @@ impl Runners {
         }
     }
 
-    /// Starts a runner for each run in the line, because those there are do not come to it. Returns how
-    /// many.
+    /// Starts runners until there is one for each run in the line, because those that have begun do not
+    /// come to it. Those that the runtime has not come to yet count: more of them would not help it.
+    /// Returns how many runs are in the line.
     pub(super) fn relieve(self: &Arc<Self>) -> usize {
         let waiting = self.line.len();
-        for _ in 0..waiting {
+        for _ in self.fresh.load(Ordering::Relaxed)..waiting {
             self.start();
         }
         waiting
@@ -69,7 +73,9 @@ impl Runners {
 
     fn start(self: &Arc<Self>) {
         self.active.fetch_add(1, Ordering::SeqCst);
+        self.fresh.fetch_add(1, Ordering::Relaxed);
         let runner = Runner {
+            fresh: Some(Fresh(Arc::clone(self))),
             runners: Arc::clone(self),
             done: false,
         };
@@ -77,8 +83,18 @@ impl Runners {
     }
 }
 
+/// A runner was not polled yet, until this is dropped.
+struct Fresh(Arc<Runners>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.fresh.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// One of them. However it ends, it is not active any more.
 struct Runner {
+    fresh: Option<Fresh>,
     runners: Arc<Runners>,
     /// It found the line empty.
     done: bool,
@@ -86,6 +102,7 @@ struct Runner {
 
 impl Runner {
     async fn work(mut self) {
+        self.fresh = None;
         while poll_fn(|task| Poll::Ready(self.run_slice(task))).await {
             yield_once().await;
         }
