@@ -294,6 +294,26 @@ fn a_runtime_that_panics_instead_of_spawning_a_handler_charges_no_other_message(
 }
 
 #[test]
+fn a_runtime_that_polls_nothing_for_long_is_not_given_more_and_more_tasks() {
+    let late: Spawn = |sim, number, task| {
+        assert!(number < 2 + 3, "too many");
+        let sleep = sim.sleep(SECOND * 10 * u32::from(number > 1));
+        sim.spawn(Box::pin(async move {
+            sleep.await;
+            task.await;
+        }));
+    };
+    let rig = Rig::new();
+    for number in 0..3 {
+        rig.enqueue(draft(number));
+    }
+    let log = Log::default();
+    rig.start(worker_with(&rig, late, &log));
+    rig.pass(SECOND * 9);
+    assert!(log.all().is_empty(), "{:?}", log.all());
+}
+
+#[test]
 fn a_handler_whose_task_begins_too_late_is_not_called() {
     fn spawn_late(
         sim: &outbox_testkit::SimRuntime,

@@ -36,6 +36,8 @@ struct State {
     free: usize,
     /// How many runners there are.
     active: usize,
+    /// Of these, how many the runtime has not polled yet.
+    fresh: usize,
     /// How many runs were taken from the line.
     taken: usize,
 }
@@ -47,6 +49,7 @@ impl Slots {
                 line: VecDeque::new(),
                 free: count,
                 active: 0,
+                fresh: 0,
                 taken: 0,
             }),
         }
@@ -66,6 +69,12 @@ impl State {
     /// How many runs could begin now.
     fn startable(&self) -> usize {
         self.free.min(self.line.len())
+    }
+
+    /// So many runners are started.
+    fn engage(&mut self, count: usize) {
+        self.active += count;
+        self.fresh += count;
     }
 
     /// The next run, in a slot of its own.
@@ -118,18 +127,19 @@ impl Runners {
             let mut state = self.lock();
             let wanted = self.most.min(state.startable());
             let more = wanted.saturating_sub(state.active);
-            state.active += more;
+            state.engage(more);
             more
         };
         self.spawn(more);
     }
 
-    /// Starts a runner for each run that can begin, because those there are do not come to it.
+    /// Starts runners until there is one for each run that can begin, because those that have begun do not
+    /// come to it. Those that the runtime has not come to yet count: more of them would not help it.
     pub(super) fn relieve(self: &Arc<Self>) {
         let more = {
             let mut state = self.lock();
-            let more = state.startable();
-            state.active += more;
+            let more = state.startable().saturating_sub(state.fresh);
+            state.engage(more);
             more
         };
         self.spawn(more);
@@ -139,6 +149,7 @@ impl Runners {
         for _ in 0..count {
             let runner = Runner {
                 runners: Arc::clone(self),
+                fresh: true,
                 some_ended: false,
                 left: false,
             };
@@ -150,6 +161,8 @@ impl Runners {
 /// One of them, counted as active. However it ends, it is not active any more.
 struct Runner {
     runners: Arc<Runners>,
+    /// It was not polled yet.
+    fresh: bool,
     /// Runs have ended, and the agent was not woken to read that.
     some_ended: bool,
     /// It found nothing to begin, and is not counted any more.
@@ -158,8 +171,15 @@ struct Runner {
 
 impl Runner {
     async fn work(mut self) {
+        self.settle_in();
         while poll_fn(|task| Poll::Ready(self.run_slice(task))).await {
             yield_once().await;
+        }
+    }
+
+    fn settle_in(&mut self) {
+        if std::mem::take(&mut self.fresh) {
+            self.runners.lock().fresh -= 1;
         }
     }
 
@@ -223,6 +243,7 @@ impl Runner {
             runners.lock().active += 1;
             let runner = Runner {
                 runners,
+                fresh: false,
                 some_ended: true,
                 left: false,
             };
@@ -238,6 +259,7 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
+        self.settle_in();
         if !self.left {
             // The runtime ends and drops its tasks.
             self.runners.lock().active -= 1;
@@ -386,7 +408,7 @@ mod tests {
             assert_eq!(ended.len(), 20, "{slots} slots");
             assert!(rig.count.most.load(Ordering::Relaxed) <= slots);
             let state = rig.runners.lock();
-            assert_eq!((state.free, state.active), (slots, 0));
+            assert_eq!((state.free, state.active, state.fresh), (slots, 0, 0));
         }
     }
 
@@ -402,7 +424,8 @@ mod tests {
             rig.runners.clear();
             assert_eq!(rig.runners.surroundings.inbox.take().len(), 6);
             let state = rig.runners.lock();
-            assert_eq!((state.free, state.active), (2, 0), "after {polls} polls");
+            let left = (state.free, state.active, state.fresh);
+            assert_eq!(left, (2, 0, 0), "after {polls} polls");
         }
     }
 }

@@ -16,7 +16,9 @@
 --
 -- A message that was lost before may be what kills its holders: it is taken alone, so that it
 -- cannot take others with it. The writes match by id and not by ctid: a candidate that a renew
--- changed since the snapshot was locked, and judged, in its new version.
+-- changed since the snapshot was locked, and judged, in its new version. What is known of it is found
+-- in sorted lists, by halves, as in settle.sql: a join with candidates that the planner believes to be
+-- few reads all of them for each.
 with candidate as materialized (
     select expired.*, row_number() over () as place
     from (
@@ -55,12 +57,13 @@ chosen as materialized (
 ),
 removed as (
     delete from {schema}.message as m
-    using chosen
     where m.id = any (array(select id from chosen where reason is not null))
-      and m.id = chosen.id
     returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers, m.priority, m.key,
         m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries, m.lease_losses, m.created_at,
-        m.next_attempt_at, m.last_error, chosen.reason
+        m.next_attempt_at, m.last_error,
+        (array(select reason from chosen order by id))[
+            width_bucket(m.id, array(select id from chosen order by id))
+        ] as reason
 ),
 buried as (
     insert into {schema}.dead_letter (
@@ -91,12 +94,13 @@ reclaimed as (
         -- Counts at their end stay there, as in claim_pending.sql.
         lease_losses     = least(m.lease_losses + 1, 32767),
         deliveries       = least(m.deliveries, 2147483646) + 1
-    from chosen
     where m.id = any (array(select id from chosen where reason is null))
-      and m.id = chosen.id
     returning m.id, m.queue, m.kind, m.payload, m.content_type, m.headers::text as headers,
         m.priority, m.key, m.group_key, m.tag, m.attempts, m.max_attempts, m.deliveries,
-        m.lease_losses, m.created_at, chosen.lease_expires_at as due_at,
+        m.lease_losses, m.created_at,
+        (array(select lease_expires_at from chosen order by id))[
+            width_bucket(m.id, array(select id from chosen order by id))
+        ] as due_at,
         clock_timestamp() as claimed_at
 )
 select id, queue, kind, payload, content_type, headers, priority, key, group_key, tag, attempts,
