@@ -208,3 +208,61 @@ pub(crate) fn place_of(request: &ClaimRequest, queue: &str) -> usize {
 pub(crate) fn claim_of(messages: Vec<Leased>) -> Claim {
     Claim::new(messages.into_iter().map(|leased| leased.claimed).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statements whose rows are read by place, with the words before their columns.
+    const CLAIMS: [(&str, &str, &str); 6] = [
+        (
+            "postgres/claim_pending",
+            include_str!("../queries/postgres/claim_pending.sql"),
+            "returning ",
+        ),
+        (
+            "postgres/claim_expired",
+            include_str!("../queries/postgres/claim_expired.sql"),
+            ") select ",
+        ),
+        (
+            "postgres/recover",
+            include_str!("../queries/postgres/recover.sql"),
+            "returning ",
+        ),
+        (
+            "sqlite/claim_pending",
+            include_str!("../queries/sqlite/claim_pending.sql"),
+            "returning ",
+        ),
+        (
+            "sqlite/reclaim",
+            include_str!("../queries/sqlite/reclaim.sql"),
+            "returning ",
+        ),
+        (
+            "sqlite/recover",
+            include_str!("../queries/sqlite/recover.sql"),
+            "returning ",
+        ),
+    ];
+
+    #[test]
+    fn every_claim_returns_its_columns_in_the_order_in_which_they_are_read() {
+        for (name, sql, before) in CLAIMS {
+            let lines = sql.lines().filter(|line| !line.trim().starts_with("--"));
+            let words: Vec<_> = lines.flat_map(str::split_whitespace).collect();
+            let text = words.join(" ");
+            let (_, columns) = text.rsplit_once(before).expect("it returns columns");
+            let columns: Vec<_> = columns
+                .split(", ")
+                .take(COLUMNS.len())
+                .map(|column| {
+                    let name = column.rsplit(" as ").next().unwrap_or(column);
+                    name.trim_start_matches("m.")
+                })
+                .collect();
+            assert_eq!(columns, COLUMNS, "{name}");
+        }
+    }
+}
