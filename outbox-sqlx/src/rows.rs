@@ -214,54 +214,36 @@ mod tests {
     use super::*;
 
     /// The statements whose rows are read by place, with the words before their columns.
-    const CLAIMS: [(&str, &str, &str); 6] = [
-        (
-            "postgres/claim_pending",
-            include_str!("../queries/postgres/claim_pending.sql"),
-            "returning ",
-        ),
-        (
-            "postgres/claim_expired",
-            include_str!("../queries/postgres/claim_expired.sql"),
-            ") select ",
-        ),
-        (
-            "postgres/recover",
-            include_str!("../queries/postgres/recover.sql"),
-            "returning ",
-        ),
-        (
-            "sqlite/claim_pending",
-            include_str!("../queries/sqlite/claim_pending.sql"),
-            "returning ",
-        ),
-        (
-            "sqlite/reclaim",
-            include_str!("../queries/sqlite/reclaim.sql"),
-            "returning ",
-        ),
-        (
-            "sqlite/recover",
-            include_str!("../queries/sqlite/recover.sql"),
-            "returning ",
-        ),
+    const CLAIMS: [(&str, &str); 6] = [
+        ("postgres/claim_pending", "returning "),
+        ("postgres/claim_expired", ") select "),
+        ("postgres/recover", "returning "),
+        ("sqlite/pending", "select "),
+        ("sqlite/reclaim", "returning "),
+        ("sqlite/recover", "returning "),
     ];
 
     #[test]
     fn every_claim_returns_its_columns_in_the_order_in_which_they_are_read() {
-        for (name, sql, before) in CLAIMS {
+        for (name, before) in CLAIMS {
+            let file = format!("{}/queries/{name}.sql", env!("CARGO_MANIFEST_DIR"));
+            let sql = std::fs::read_to_string(file).expect("the file is there");
             let lines = sql.lines().filter(|line| !line.trim().starts_with("--"));
             let words: Vec<_> = lines.flat_map(str::split_whitespace).collect();
             let text = words.join(" ");
             let (_, columns) = text.rsplit_once(before).expect("it returns columns");
-            let columns: Vec<_> = columns
-                .split(", ")
-                .take(COLUMNS.len())
-                .map(|column| {
-                    let name = column.rsplit(" as ").next().unwrap_or(column);
-                    name.trim_start_matches("m.")
-                })
-                .collect();
+            // Not at the commas within parentheses.
+            let mut depth = 0;
+            let columns = columns.split(|letter| {
+                depth += i32::from(letter == '(') - i32::from(letter == ')');
+                letter == ',' && depth == 0
+            });
+            let name_of = |column: &'_ str| {
+                let column = column.split(" from ").next().unwrap_or(column);
+                let name = column.rsplit([' ', '.']).next().unwrap_or(column);
+                name.to_owned()
+            };
+            let columns: Vec<_> = columns.take(COLUMNS.len()).map(name_of).collect();
             assert_eq!(columns, COLUMNS, "{name}");
         }
     }
