@@ -1,3 +1,5 @@
+//! Runs, runners and slots, on a runtime that does one step when it is told to.
+
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
