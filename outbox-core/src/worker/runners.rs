@@ -111,6 +111,13 @@ impl Runners {
         self.lock().line.len()
     }
 
+    /// How many runs in the line wait for others to end. While there are some, the worker has started as
+    /// many as it may.
+    pub(super) fn stocked(&self) -> usize {
+        let state = self.lock();
+        state.line.len().saturating_sub(state.free)
+    }
+
     /// How many runs were taken from the line so far.
     pub(super) fn taken(&self) -> usize {
         self.lock().taken
