@@ -71,6 +71,15 @@ fn few_outcomes_wait_for_the_exchange_that_is_under_way() {
 }
 
 #[test]
+fn a_worker_may_have_no_limit_of_handlers() {
+    let rig = rig(2);
+    rig.enqueue_plain(1_000);
+    let worker = start(&rig, usize::MAX);
+    rig.pass(SECOND * 2);
+    assert_eq!(worker.report().done, 1_000);
+}
+
+#[test]
 fn claims_that_lost_their_replies_side_by_side_are_both_asked_for_again() {
     let rig = rig(2);
     rig.enqueue_plain(400);

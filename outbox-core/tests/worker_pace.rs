@@ -10,7 +10,7 @@ use outbox_core::{
     Context, Definition, Draft, ErrorKind, Handler, IntoOutcome, MemoryStorage, Outcome,
     Requirements, Runtime, Source,
 };
-use support::{Log, Rig, SECOND, Scripted, draft};
+use support::{Log, Rig, SECOND, Scripted, draft, number};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -51,6 +51,28 @@ fn a_backlog_drains_at_the_pace_of_the_handlers_and_not_of_the_poll() {
     rig.run(worker.concurrency(10).prefetch(0).poll_interval(HOUR));
     let elapsed = rig.sim.elapsed();
     assert!(elapsed <= Duration::from_millis(65), "{elapsed:?}");
+}
+
+/// A claim for each end would cost a statement for each message.
+#[test]
+fn what_is_in_stock_is_used_up_by_half_before_more_is_claimed() {
+    let rig = Rig::new();
+    rig.enqueue_plain(400);
+    let sim = rig.sim.clone();
+    let worker = rig.worker(move |context| {
+        let sim = sim.clone();
+        // They end one by one.
+        let time = Duration::from_millis(15) + Duration::from_micros(number(&context) as u64 * 37);
+        async move {
+            sim.sleep(time).await;
+            Outcome::Done
+        }
+    });
+    let report = rig.run(worker.concurrency(20).prefetch(20).poll_interval(HOUR));
+    assert_eq!(report.done, 400);
+    let claims = rig.storage.log.count("claim Pending");
+    // Few at first, as the prefetch follows what ran.
+    assert!(claims <= 100, "{claims} claims");
 }
 
 #[test]

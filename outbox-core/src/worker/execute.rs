@@ -151,7 +151,8 @@ impl Run {
         if context.lease().is_lost() {
             return report.end_at_once(RunEnd::Lost);
         }
-        if report.surroundings.shutdown.is_cancelled() {
+        // The agent may not have come to give it back yet.
+        if report.surroundings.shutdown.is_draining() {
             return report.end_at_once(RunEnd::Cancelled);
         }
         add(&report.surroundings.telemetry.counters.started, 1);
@@ -193,7 +194,13 @@ impl Run {
         let mut run = Some(self);
         let begun = poll_fn(|task| {
             let now = surroundings.runtime.now();
-            Poll::Ready(run.take().map(|run| run.begin(now, task)))
+            Poll::Ready(run.take().map(|run| {
+                // The runtime may have come to it late.
+                if surroundings.leases.some_may_be_over(now) {
+                    surroundings.give_up_if_over(&run, now);
+                }
+                run.begin(now, task)
+            }))
         });
         if let Some(Begun::Pending(watched)) = begun.await {
             watched.watch().await;

@@ -69,8 +69,9 @@ pub(super) struct Agent {
     next_look: Option<Instant>,
     claiming: Claiming,
     backoff: Backoff,
-    /// Leased and not started.
+    /// Leased and not in line.
     ready: VecDeque<(Claimed, Lease)>,
+    /// Runs in line, and those that began and whose ends are not read.
     running: usize,
     suspects: usize,
     outgoing: Outgoing,
@@ -406,9 +407,11 @@ impl Agent {
     }
 
     fn holding(&self) -> Holding {
+        // What finds no slot in the line is in stock as well.
+        let stocked = self.runners.stocked();
         Holding {
-            running: self.running,
-            ready: self.ready.len(),
+            running: self.running - stocked,
+            ready: self.ready.len() + stocked,
             suspects: self.suspects,
         }
     }

@@ -5,14 +5,15 @@
 //! one begins the next itself, without a word to the agent.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
+use futures_util::future::{FutureExt, poll_fn};
 
 use super::execute::{Begun, Run, Surroundings};
-use super::verdict::caught;
+use super::verdict::{caught, panic_message};
 use crate::runtime::yield_once;
 
 /// How long a runner goes on before it lets other tasks of the runtime run.
@@ -108,6 +109,13 @@ impl Runners {
     /// How many runs are in the line.
     pub(super) fn waiting(&self) -> usize {
         self.lock().line.len()
+    }
+
+    /// How many runs in the line wait for others to end. While there are some, the worker has started as
+    /// many as it may.
+    pub(super) fn stocked(&self) -> usize {
+        let state = self.lock();
+        state.line.len().saturating_sub(state.free)
     }
 
     /// How many runs were taken from the line so far.
@@ -239,7 +247,10 @@ impl Runner {
     fn apart(&self, run: impl Future<Output = ()> + Send + 'static) {
         let runners = Arc::clone(&self.runners);
         let task = async move {
-            run.await;
+            // A destructor may panic, and the next begins all the same.
+            if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
+                tracing::error!(panic = panic_message(panic), "a run panicked at its end");
+            }
             runners.lock().active += 1;
             let runner = Runner {
                 runners,
@@ -270,162 +281,4 @@ impl Drop for Runner {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures_util::future::BoxFuture;
-    use futures_util::task::noop_waker;
-
-    use super::*;
-    use crate::handler::{Context, DataMap, Definition, Handler, Lease, Requirements};
-    use crate::lease::{Held, LeaseToken};
-    use crate::message::MessageId;
-    use crate::outcome::Outcome;
-    use crate::runtime::Runtime;
-    use crate::storage::Claimed;
-    use crate::telemetry::Telemetry;
-    use crate::worker::execute::Inbox;
-    use crate::worker::heartbeat::Leases;
-    use crate::worker::registry::Registry;
-    use crate::worker::shutdown::Shutdown;
-
-    /// Keeps what is spawned until it is told to go on.
-    #[derive(Default)]
-    struct ByHand(Mutex<Vec<BoxFuture<'static, ()>>>);
-
-    impl ByHand {
-        /// Polls each task once, and returns whether some are left.
-        fn go_on(&self) -> bool {
-            let tasks = std::mem::take(&mut *self.0.lock().expect("nobody panics"));
-            let waker = noop_waker();
-            let mut task = TaskContext::from_waker(&waker);
-            let pending =
-                |future: &mut BoxFuture<'static, ()>| future.as_mut().poll(&mut task).is_pending();
-            let mut left: Vec<_> = tasks.into_iter().collect();
-            left.retain_mut(pending);
-            let mut all = self.0.lock().expect("nobody panics");
-            all.append(&mut left);
-            !all.is_empty()
-        }
-    }
-
-    impl Runtime for ByHand {
-        fn spawn(&self, task: BoxFuture<'static, ()>) {
-            self.0.lock().expect("nobody panics").push(task);
-        }
-        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-            Box::pin(std::future::pending())
-        }
-        fn spawn_thread(&self, _: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
-            self.spawn(task);
-            Ok(())
-        }
-        fn parallelism(&self) -> usize {
-            2
-        }
-    }
-
-    /// How many run, and the most there were.
-    #[derive(Default)]
-    struct Count {
-        now: AtomicUsize,
-        most: AtomicUsize,
-    }
-
-    struct Waits;
-
-    impl Handler for Waits {
-        fn definition() -> Definition {
-            Definition::new("waits", "q").kinds(vec!["k".into()])
-        }
-        fn requires(_: &mut Requirements) {}
-        fn call(context: Context) -> BoxFuture<'static, Outcome> {
-            let count = context.data().find::<Count>().expect("it is given");
-            Box::pin(async move {
-                let now = count.now.fetch_add(1, Ordering::Relaxed) + 1;
-                count.most.fetch_max(now, Ordering::Relaxed);
-                // Each other one is ready at once.
-                if context.message().id.0 % 2 == 0 {
-                    yield_once().await;
-                }
-                count.now.fetch_sub(1, Ordering::Relaxed);
-                Outcome::Done
-            })
-        }
-    }
-
-    struct Rig {
-        runtime: Arc<ByHand>,
-        runners: Arc<Runners>,
-        count: Arc<Count>,
-    }
-
-    /// Some runs in line for these slots, and no agent.
-    fn rig(slots: usize, runs: i64) -> Rig {
-        let runtime = Arc::new(ByHand::default());
-        let surroundings = Arc::new(Surroundings {
-            runtime: runtime.clone(),
-            shutdown: Arc::<Shutdown>::default(),
-            telemetry: Arc::new(Telemetry::new(Vec::new())),
-            leases: Arc::<Leases>::default(),
-            slots: Slots::new(slots),
-            inbox: Inbox::default(),
-        });
-        let mut registry = Registry::default();
-        registry.add::<Waits>();
-        let registration = registry.find("q", "k").expect("it is registered");
-        let count = Arc::new(Count::default());
-        let mut data = DataMap::default();
-        data.insert(Arc::clone(&count));
-        let data = Arc::new(data);
-        let runners = Arc::new(Runners::new(Arc::clone(&surroundings)));
-        for id in 1..=runs {
-            let held = Held {
-                id: MessageId(id),
-                token: LeaseToken::random(),
-            };
-            let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
-            let lease = Lease::new(held, 1);
-            let context = Context::new(message, lease, Arc::clone(&data), runtime.clone());
-            let (registration, now) = (Arc::clone(registration), runtime.now());
-            let surroundings = Arc::clone(&surroundings);
-            runners.put(Run::new(context, registration, surroundings, now));
-        }
-        Rig {
-            runtime,
-            runners,
-            count,
-        }
-    }
-
-    #[test]
-    fn who_ends_a_run_begins_the_next_and_no_more_run_than_there_are_slots() {
-        for slots in [1, 3] {
-            let rig = rig(slots, 20);
-            rig.runners.staff();
-            while rig.runtime.go_on() {}
-            let ended = rig.runners.surroundings.inbox.take();
-            assert_eq!(ended.len(), 20, "{slots} slots");
-            assert!(rig.count.most.load(Ordering::Relaxed) <= slots);
-            let state = rig.runners.lock();
-            assert_eq!((state.free, state.active, state.fresh), (slots, 0, 0));
-        }
-    }
-
-    #[test]
-    fn what_is_dropped_frees_its_slot_and_is_released() {
-        for polls in 0..4 {
-            let rig = rig(2, 6);
-            rig.runners.staff();
-            for _ in 0..polls {
-                rig.runtime.go_on();
-            }
-            rig.runtime.0.lock().expect("nobody panics").clear();
-            rig.runners.clear();
-            assert_eq!(rig.runners.surroundings.inbox.take().len(), 6);
-            let state = rig.runners.lock();
-            let left = (state.free, state.active, state.fresh);
-            assert_eq!(left, (2, 0, 0), "after {polls} polls");
-        }
-    }
-}
+mod tests;

@@ -40,7 +40,8 @@ impl Agent {
     pub(super) fn is_worth_an_exchange(&self, more: usize) -> bool {
         self.exchanges.is_empty()
             || self.exchanges.len() < self.most_exchanges
-                && self.outgoing.waiting() + more >= WORTH.min(self.settings.concurrency * 2)
+                && self.outgoing.waiting() + more
+                    >= WORTH.min(self.settings.concurrency.saturating_mul(2))
     }
 
     fn begin_exchange(&mut self, now: Instant) -> bool {
