@@ -139,8 +139,8 @@ impl Run {
         report.wakes = false;
     }
 
-    /// Polls the handler once, once it has a slot. Most handlers of small work are ready at once:
-    /// then nothing needs to be watched.
+    /// Polls the handler for the first time; the run has a slot. Most handlers of small work are ready
+    /// at once: then nothing needs to be watched.
     pub(super) fn begin(self, now: Instant, task: &mut TaskContext<'_>) -> Begun {
         let Self {
             context,
