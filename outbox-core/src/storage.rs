@@ -110,6 +110,14 @@ pub trait Storage: Send + Sync + 'static {
         1
     }
 
+    /// How many of [`concurrent_exchanges`](Self::concurrent_exchanges) are worth it at present; all by
+    /// default. Fewer while other workers work off the same backlog, if claims side by side pass each
+    /// other's messages. Asked before each exchange, so it must be cheap. More are begun all the same
+    /// when one takes long, which must not hold up the rest.
+    fn worthwhile_exchanges(&self) -> usize {
+        self.concurrent_exchanges()
+    }
+
     /// Tidies up after what was settled, where a database leaves that to its users: deletes no message
     /// and changes none. Called every few seconds by a worker that has settled something since the
     /// last time, beside all other calls, which it must not hold up; and by many workers, of which one

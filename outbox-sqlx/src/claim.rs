@@ -10,6 +10,7 @@ use sqlx::postgres::types::PgInterval;
 use crate::codec::interval;
 use crate::error::storage_error;
 use crate::lane::{Failed, Repeat};
+use crate::neighbours;
 use crate::rows::{Leased, Names, claim_of, dead_lettered, leased, sort_by_start};
 use crate::storage::Inner;
 use crate::timestamp::Timestamp;
@@ -31,6 +32,9 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
     }
     let mut claim = answer.claim;
     inner.house.count(claim.messages.len() + claim.dead.len());
+    if claim.messages.len() >= request.limit && request.source == Source::Pending {
+        neighbours::look(inner).await;
+    }
     // Not after messages: their handlers would wait for it.
     if claim.messages.is_empty() {
         fill_next_due(inner, request, &arrays, answer.reach, &mut claim).await?;

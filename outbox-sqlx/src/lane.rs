@@ -116,6 +116,20 @@ impl Lane {
         self.run(idle, operation, repeat, query).await
     }
 
+    /// The same, unless another statement is under way.
+    pub(crate) async fn fetch_if_free<'q, F>(
+        &self,
+        operation: &'static str,
+        repeat: Repeat,
+        query: F,
+    ) -> Option<Result<Answer, Failed>>
+    where
+        F: Fn() -> Query<'q, Postgres, PgArguments>,
+    {
+        let idle = self.idle.try_lock()?;
+        Some(self.run(idle, operation, repeat, query).await)
+    }
+
     async fn run<'q, F>(
         &self,
         mut idle: MutexGuard<'_, Option<PgConnection>>,

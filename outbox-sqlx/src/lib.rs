@@ -53,6 +53,8 @@ mod listener;
 #[cfg(feature = "postgres")]
 mod migrate;
 #[cfg(feature = "postgres")]
+mod neighbours;
+#[cfg(feature = "postgres")]
 mod operator;
 #[cfg(feature = "postgres")]
 mod producer;

@@ -31,6 +31,7 @@ statements! { Statements of crate::schema_name::SchemaName {
     enqueue_keyed = "../queries/postgres/enqueue_keyed.sql";
     enqueue_many = "../queries/postgres/enqueue_many.sql";
     housekeeping = "../queries/postgres/housekeeping.sql";
+    neighbours = "../queries/postgres/neighbours.sql";
     next_due = "../queries/postgres/next_due.sql";
     notice_disconnects = "../queries/postgres/notice_disconnects.sql";
     probe = "../queries/postgres/probe.sql";

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use outbox_core::{
@@ -16,6 +17,7 @@ use crate::connect::{for_control, for_vacuum, options_of, own_connection};
 use crate::error::storage_error;
 use crate::house::House;
 use crate::lane::{Lane, Lanes, Repeat};
+use crate::neighbours::Neighbours;
 use crate::producer::{PgOutbox, WakeUps};
 use crate::schema_name::SchemaName;
 use crate::statements::Statements;
@@ -62,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) durable: Arc<Lanes>,
     /// Where claims begin to read.
     pub(crate) watermarks: Watermarks,
+    /// Who else works off a backlog.
+    pub(crate) neighbours: Neighbours,
     /// Renewals only: the heartbeat runs on a thread of its own, and so does its socket.
     renewal: Lane,
     /// Opens the connection of a vacuum, and keeps none.
@@ -142,6 +146,8 @@ impl PgStorageOptions {
 
     /// Sets how many exchanges a worker has under way at most, each on a connection of its own; from
     /// 1 to 16, default 2. It takes more than one only where that is worth it, above all with a backlog.
+    /// Workers that work off a backlog side by side share that number: with one other each has half of
+    /// it, and at least one, because claims pass the messages that others' claims have locked.
     pub fn concurrent_exchanges(mut self, most: usize) -> Self {
         self.concurrent_exchanges = most;
         self
@@ -212,6 +218,7 @@ impl PgStorageOptions {
                 options: options.clone(),
                 wake_ups: self.wake_ups,
                 watermarks: Watermarks::default(),
+                neighbours: Neighbours::default(),
             }),
         })
     }
@@ -313,6 +320,11 @@ impl Storage for PgStorage {
 
     fn concurrent_exchanges(&self) -> usize {
         self.inner.control.count()
+    }
+
+    fn worthwhile_exchanges(&self) -> usize {
+        let most = self.inner.control.count();
+        self.inner.neighbours.share_of(most, Instant::now())
     }
 
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {

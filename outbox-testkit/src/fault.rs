@@ -364,6 +364,10 @@ impl Storage for FaultStorage {
         self.storage.concurrent_exchanges()
     }
 
+    fn worthwhile_exchanges(&self) -> usize {
+        self.storage.worthwhile_exchanges()
+    }
+
     /// Never goes wrong here: no promise depends on it.
     async fn housekeep(&self) -> Result<Housekeeping, Error> {
         self.storage.housekeep().await

@@ -98,6 +98,11 @@ impl Claiming {
         }
     }
 
+    /// So many claims there may be under way from now on.
+    pub(super) fn share_among(&mut self, lanes: usize) {
+        self.lanes = lanes;
+    }
+
     /// Somebody hinted that there may be pending messages.
     pub(super) fn woken(&mut self) {
         self.wanted = true;

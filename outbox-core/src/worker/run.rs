@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, FutureExt, poll_fn};
+use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{BoxStream, StreamExt};
 
-use self::exchange::Answer;
+use self::exchange::{Answer, UnderWay};
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
 use super::execute::{Finished, Inbox, Run, Surroundings};
@@ -52,6 +52,10 @@ const RELIEF: Duration = Duration::from_millis(10);
 /// However many a storage says.
 const MOST_EXCHANGES: usize = 16;
 
+/// An exchange that has been under way for this long does not count among those that are worth it: it
+/// may wait for a lock, or for an answer that never comes.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 pub(super) struct Agent {
     storage: Arc<dyn Storage>,
     runtime: Arc<dyn Runtime>,
@@ -75,8 +79,10 @@ pub(super) struct Agent {
     running: usize,
     suspects: usize,
     outgoing: Outgoing,
-    exchanges: Vec<BoxFuture<'static, Answer>>,
+    exchanges: Vec<UnderWay>,
     most_exchanges: usize,
+    /// How many of those may be under way in this turn.
+    worthwhile_exchanges: usize,
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     idle: bool,
@@ -151,6 +157,7 @@ impl Agent {
             outgoing: Outgoing::default(),
             exchanges: Vec::new(),
             most_exchanges,
+            worthwhile_exchanges: most_exchanges,
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
@@ -436,7 +443,7 @@ impl Agent {
             .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
         let turn = poll_fn(|task| {
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
-                if let Poll::Ready(answer) = exchange.as_mut().poll(task) {
+                if let Poll::Ready(answer) = exchange.answer.as_mut().poll(task) {
                     drop(self.exchanges.swap_remove(place));
                     return Poll::Ready(Turn::Answered(Box::new(answer)));
                 }
@@ -498,7 +505,9 @@ impl Agent {
         let alone = self.exchanges.is_empty();
         let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
-            Phase::Claiming if self.exchanges.len() >= self.most_exchanges => None,
+            Phase::Claiming if self.exchanges.len() >= self.worthwhile_exchanges => {
+                self.next_impatience(now)
+            }
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
                     && !self.outgoing.is_stuck();

@@ -5,9 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt};
 
-use super::{Agent, Ending, Phase};
+use super::{Agent, Ending, PATIENCE, Phase};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Settlement, Verdict};
 use crate::runtime::{Runtime, timeout};
@@ -29,17 +29,52 @@ pub(super) struct Answer {
     claim: Option<Result<Claim, Error>>,
 }
 
+/// An exchange whose answer is awaited.
+pub(super) struct UnderWay {
+    since: Instant,
+    pub(super) answer: BoxFuture<'static, Answer>,
+}
+
+impl UnderWay {
+    /// When it no longer counts.
+    fn outlasts(&self) -> Instant {
+        self.since + PATIENCE
+    }
+}
+
 impl Agent {
     /// Begins exchanges for what there is to say: one, and others beside it where the storage works
     /// on several at once and they are worth it.
     pub(super) fn begin_exchanges(&mut self, now: Instant) {
-        while self.exchanges.len() < self.most_exchanges && self.begin_exchange(now) {}
+        self.worthwhile_exchanges = match self.phase {
+            Phase::Claiming => self.worthwhile(now),
+            Phase::Draining { .. } | Phase::Cancelling { .. } | Phase::Flushing { .. } => {
+                self.most_exchanges
+            }
+        };
+        self.claiming.share_among(self.worthwhile_exchanges);
+        while self.exchanges.len() < self.worthwhile_exchanges && self.begin_exchange(now) {}
+    }
+
+    fn worthwhile(&self, now: Instant) -> usize {
+        let long = self.exchanges.iter().filter(|one| one.outlasts() <= now);
+        let worthwhile = self.storage.worthwhile_exchanges().max(1) + long.count();
+        worthwhile.min(self.most_exchanges)
+    }
+
+    /// When one more than now may be begun because one takes long.
+    pub(super) fn next_impatience(&self, now: Instant) -> Option<Instant> {
+        if self.worthwhile_exchanges == self.most_exchanges {
+            return None;
+        }
+        let outlasts = self.exchanges.iter().map(UnderWay::outlasts);
+        outlasts.filter(|at| *at > now).min()
     }
 
     /// Whether outcomes are worth an exchange, together with `more` that are not read yet.
     pub(super) fn is_worth_an_exchange(&self, more: usize) -> bool {
         self.exchanges.is_empty()
-            || self.exchanges.len() < self.most_exchanges
+            || self.exchanges.len() < self.worthwhile_exchanges
                 && self.outgoing.waiting() + more
                     >= WORTH.min(self.settings.concurrency.saturating_mul(2))
     }
@@ -65,7 +100,10 @@ impl Agent {
         let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
         let limit = self.settings.storage_timeout;
         let exchange = converse(storage, runtime, limit, asked, request);
-        self.exchanges.push(Box::pin(exchange));
+        self.exchanges.push(UnderWay {
+            since: now,
+            answer: Box::pin(exchange),
+        });
         true
     }
 
