@@ -61,6 +61,34 @@ fn a_storage_that_takes_one_exchange_gets_no_other() {
     assert_eq!(rig.storage.log.count("settle 60"), 1);
 }
 
+/// How many claims were sent since a settle was that takes two seconds.
+fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> usize {
+    let rig = rig(2);
+    *rig.storage
+        .worthwhile_exchanges
+        .lock()
+        .expect("no test panics here") = worthwhile;
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Late]);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(MILLISECOND * 10));
+    while rig.storage.log.count("settle 1") == 0 {
+        rig.pass(MILLISECOND);
+    }
+    let before = rig.storage.log.count("claim Pending");
+    rig.pass(after);
+    rig.storage.log.count("claim Pending") - before
+}
+
+#[test]
+fn an_exchange_that_is_not_worth_it_is_begun_once_another_takes_long() {
+    let soon = MILLISECOND * 90;
+    assert!(claims_beside_a_slow_settle(None, soon) > 0);
+    assert_eq!(claims_beside_a_slow_settle(Some(1), soon), 0);
+    assert!(claims_beside_a_slow_settle(Some(1), soon * 2) > 0);
+    assert_eq!(claims_beside_a_slow_settle(Some(0), soon), 0);
+}
+
 #[test]
 fn few_outcomes_wait_for_the_exchange_that_is_under_way() {
     let rig = rig(2);

@@ -133,6 +133,79 @@ async fn a_storage_that_takes_one_exchange_uses_two_connections() {
     assert_eq!(own_connections(&mut ours).await, 2);
 }
 
+/// What their locks have in common.
+const NAME_OF_WORKERS: &str = "hashtext('outbox workers outbox') & 2147483647";
+
+#[tokio::test]
+async fn workers_that_work_off_a_backlog_share_the_exchanges() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 10).await;
+    let hold = async |seconds: &str| {
+        let mut connection = database.connect().await;
+        let sql = format!(
+            "select pg_advisory_lock_shared({NAME_OF_WORKERS},
+                (extract(epoch from clock_timestamp())::bigint & 2147483647)::integer + seconds)
+            from generate_series({seconds}) as seconds"
+        );
+        execute(&mut connection, &sql).await;
+        connection
+    };
+    // Two other workers, in this second and some to come, and one that did so before.
+    let _others = [
+        hold("0, 60").await,
+        hold("-1, 60").await,
+        hold("-60, -5").await,
+    ];
+
+    claim(&storage, &pending("q", 11)).await;
+    assert_eq!(storage.worthwhile_exchanges(), 2, "there was no backlog");
+    let free = "update outbox.message
+        set acquired_token = null, acquired_at = null, lease_expires_at = null";
+    execute(&mut ours, free).await;
+    claim(&storage, &pending("q", 5)).await;
+    assert_eq!(storage.worthwhile_exchanges(), 1);
+    let options = PgStorage::options().concurrent_exchanges(9);
+    let larger = options.connect_with(database.options()).await.unwrap();
+    claim(&larger, &pending("q", 1)).await;
+    assert!(matches!(larger.worthwhile_exchanges(), 2 | 3));
+    // What they see of each other.
+    let sql = format!(
+        "select count(distinct pid) from pg_locks where locktype = 'advisory' and objsubid = 2
+         and classid = ({NAME_OF_WORKERS})::oid
+         and database = (select oid from pg_database where datname = current_database())"
+    );
+    assert_eq!(number(&mut ours, &sql).await, 5);
+}
+
+#[tokio::test]
+async fn a_claim_is_answered_where_other_workers_cannot_be_looked_for() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 2).await;
+    execute(
+        &mut ours,
+        "revoke select on pg_catalog.pg_locks from public",
+    )
+    .await;
+    let role = database.role("").await;
+    execute(
+        &mut ours,
+        &format!("grant usage on schema outbox to {role}; grant all on all tables in schema outbox to {role}"),
+    )
+    .await;
+    drop(storage);
+    let storage = PgStorage::connect_with(database.options_of(&role))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(claim(&storage, &pending("q", 1)).await.messages.len(), 1);
+    }
+    assert_eq!(storage.worthwhile_exchanges(), 2);
+}
+
 #[tokio::test]
 async fn every_call_survives_the_end_of_its_idle_connection() {
     let database = database().await;

@@ -32,7 +32,7 @@ pub(crate) async fn run(
     arguments: &Arguments,
     report: &Report,
 ) -> Result<(), Error> {
-    let messages = arguments.messages.unwrap_or(100_000);
+    let messages = arguments.messages.unwrap_or(300_000);
     report.note(&format!(
         "processes: {messages} no-op messages, one queue; {MANY} processes with a default worker each, next \
          to {MANY} bare connections and to one such process; starting and connecting are not counted"

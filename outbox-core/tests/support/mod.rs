@@ -124,6 +124,8 @@ pub struct Faulty {
     pub cannot_reclaim: Arc<Mutex<bool>>,
     /// How many exchanges a worker may have under way.
     pub concurrent_exchanges: usize,
+    /// How many of those are worth it; all of them if it says nothing.
+    pub worthwhile_exchanges: Arc<Mutex<Option<usize>>>,
 }
 
 impl Faulty {
@@ -144,6 +146,7 @@ impl Faulty {
             too_many: Arc::default(),
             cannot_reclaim: Arc::default(),
             concurrent_exchanges: 1,
+            worthwhile_exchanges: Arc::default(),
         }
     }
 }
@@ -238,6 +241,13 @@ impl Storage for Faulty {
     }
     fn concurrent_exchanges(&self) -> usize {
         self.concurrent_exchanges
+    }
+    fn worthwhile_exchanges(&self) -> usize {
+        let worthwhile = *self
+            .worthwhile_exchanges
+            .lock()
+            .expect("no test panics here");
+        worthwhile.unwrap_or(self.concurrent_exchanges)
     }
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
         match self.hints {

@@ -15,6 +15,8 @@ use outbox_core::{
 pub(crate) struct Front {
     storage: Arc<dyn Storage>,
     concurrent_exchanges: usize,
+    /// How often it was asked how many of them are worth it.
+    asked: Arc<AtomicUsize>,
     /// Exchanges and settles that are under way.
     under_way: Arc<AtomicUsize>,
     /// How many began while another was under way, in this world.
@@ -33,6 +35,7 @@ impl Front {
         Self {
             storage,
             concurrent_exchanges,
+            asked: Arc::default(),
             under_way: Arc::default(),
             beside,
             unanswered: Arc::default(),
@@ -116,6 +119,12 @@ impl Storage for Front {
 
     fn concurrent_exchanges(&self) -> usize {
         self.concurrent_exchanges
+    }
+
+    /// Others come and go.
+    fn worthwhile_exchanges(&self) -> usize {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        asked / 20 % self.concurrent_exchanges + 1
     }
 
     async fn housekeep(&self) -> Result<Housekeeping, Error> {
