@@ -67,8 +67,8 @@ impl Inbox {
     }
 }
 
-/// What all runs of a worker share.
-pub(super) struct Surroundings {
+/// What all runs of a worker share with each other and with its agent.
+pub(super) struct Shared {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) telemetry: Arc<Telemetry>,
@@ -77,7 +77,7 @@ pub(super) struct Surroundings {
     pub(super) inbox: Inbox,
 }
 
-impl Surroundings {
+impl Shared {
     /// Gives up the lease of a run that has not begun, if its time is over by this worker's own clock.
     pub(super) fn give_up_if_over(&self, run: &Run, now: Instant) {
         let held = run.report.message.held();
@@ -103,14 +103,14 @@ impl Run {
     pub(super) fn new(
         context: Context,
         registration: Arc<Registration>,
-        surroundings: Arc<Surroundings>,
+        shared: Arc<Shared>,
         now: Instant,
     ) -> Self {
         let message = Arc::clone(context.shared_message());
         let report = ReportEnd {
             started: now,
             ended: None,
-            surroundings,
+            shared,
             message,
             registration,
             end: None,
@@ -133,7 +133,7 @@ impl Run {
     /// Ends it before it began, without waking the reader.
     pub(super) fn cancel(self) {
         let mut report = self.report;
-        report.started = report.surroundings.runtime.now();
+        report.started = report.shared.runtime.now();
         report.ended = Some(report.started);
         report.end = Some(RunEnd::Cancelled);
         report.wakes = false;
@@ -152,12 +152,12 @@ impl Run {
             return report.end_at_once(RunEnd::Lost);
         }
         // The agent may not have come to give it back yet.
-        if report.surroundings.shutdown.is_draining() {
+        if report.shared.shutdown.is_draining() {
             return report.end_at_once(RunEnd::Cancelled);
         }
-        add(&report.surroundings.telemetry.counters.started, 1);
+        add(&report.shared.telemetry.counters.started, 1);
         let about = About::of(&report.message);
-        report.surroundings.telemetry.tell(&Event::Started(about));
+        report.shared.telemetry.tell(&Event::Started(about));
         let lease = context.lease().clone();
         let call = report.registration.call;
         let called = catch_unwind(AssertUnwindSafe(|| call(context)));
@@ -190,14 +190,14 @@ impl Run {
 
     /// Runs it on a task of its own, once it has a slot, and does not wake the reader.
     pub(super) async fn execute(self) {
-        let surroundings = Arc::clone(&self.report.surroundings);
+        let shared = Arc::clone(&self.report.shared);
         let mut run = Some(self);
         let begun = poll_fn(|task| {
-            let now = surroundings.runtime.now();
+            let now = shared.runtime.now();
             Poll::Ready(run.take().map(|run| {
                 // The runtime may have come to it late.
-                if surroundings.leases.some_may_be_over(now) {
-                    surroundings.give_up_if_over(&run, now);
+                if shared.leases.some_may_be_over(now) {
+                    shared.give_up_if_over(&run, now);
                 }
                 run.begin(now, task)
             }))
@@ -224,7 +224,7 @@ impl Watched {
             mut report,
         } = self;
         let limit = report.registration.definition.timeout;
-        let end = supervise(handler, lease, limit, &report.surroundings).await;
+        let end = supervise(handler, lease, limit, &report.shared).await;
         report.end = Some(end);
         report.wakes = false;
     }
@@ -235,11 +235,11 @@ async fn supervise(
     handler: BoxFuture<'static, Outcome>,
     lease: Lease,
     limit: Option<Duration>,
-    surroundings: &Surroundings,
+    shared: &Shared,
 ) -> RunEnd {
-    let Surroundings {
+    let Shared {
         runtime, shutdown, ..
-    } = surroundings;
+    } = shared;
     let too_long = async {
         match limit {
             Some(limit) => {
@@ -271,7 +271,7 @@ const DROP_PANICKED: &str = "a value of the handler panicked when it was dropped
 struct ReportEnd {
     started: Instant,
     ended: Option<Instant>,
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     message: Arc<Claimed>,
     registration: Arc<Registration>,
     end: Option<RunEnd>,
@@ -282,7 +282,7 @@ struct ReportEnd {
 impl ReportEnd {
     /// Notes how long the first poll took.
     fn note_poll(&mut self) -> Instant {
-        let now = self.surroundings.runtime.now();
+        let now = self.shared.runtime.now();
         self.registration
             .note_poll(now.saturating_duration_since(self.started));
         now
@@ -308,12 +308,12 @@ impl Drop for ReportEnd {
                 RunEnd::Cancelled
             }
         });
-        let Surroundings {
+        let Shared {
             runtime,
             inbox,
             slots,
             ..
-        } = &*self.surroundings;
+        } = &*self.shared;
         let ended = self.ended.unwrap_or_else(|| runtime.now());
         let duration = ended.saturating_duration_since(self.started);
         let attempt = Attempt {

@@ -19,21 +19,20 @@ use futures_util::stream::{BoxStream, StreamExt};
 use self::exchange::Answer;
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
-use super::execute::{Finished, Inbox, Run, Surroundings};
-use super::heartbeat::{Heartbeat, Leases, storage_panic, too_slow};
+use super::execute::{Finished, Inbox, Run, Shared};
+use super::heartbeat::{Heartbeat, storage_panic, too_slow};
 use super::housekeeping;
 use super::registry::Registry;
 use super::runners::{Runners, Slots};
 use super::settle::{Outgoing, Pending};
-use super::shutdown::Shutdown;
 use super::verdict::panic_message;
 use super::{PreparedWorker, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{Context, DataMap, Lease};
 use crate::outcome::Verdict;
-use crate::runtime::{Runtime, timeout, yield_once};
+use crate::runtime::{timeout, yield_once};
 use crate::storage::{Claimed, Storage};
-use crate::telemetry::{About, Event, Health, Report, Telemetry, add};
+use crate::telemetry::{About, Event, Health, Report, add};
 
 /// When a worker ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -54,15 +53,11 @@ const MOST_EXCHANGES: usize = 16;
 
 pub(super) struct Agent {
     storage: Arc<dyn Storage>,
-    runtime: Arc<dyn Runtime>,
     registry: Arc<Registry>,
     data: Arc<DataMap>,
     settings: Settings,
-    telemetry: Arc<Telemetry>,
-    shutdown: Arc<Shutdown>,
     ending: Ending,
-    leases: Arc<Leases>,
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     runners: Arc<Runners>,
     /// How many runs the runners had taken when the agent looked last, and when it looks again.
     taken: usize,
@@ -120,27 +115,22 @@ impl Agent {
             .clamp(1, MOST_EXCHANGES);
         let now = worker.runtime.now();
         let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
-        let leases = Arc::<Leases>::default();
-        let surroundings = Arc::new(Surroundings {
-            runtime: Arc::clone(&worker.runtime),
-            shutdown: Arc::clone(&worker.shutdown),
-            telemetry: Arc::clone(&worker.telemetry),
-            leases: Arc::clone(&leases),
+        let shared = Arc::new(Shared {
+            runtime: worker.runtime,
+            shutdown: worker.shutdown,
+            telemetry: worker.telemetry,
+            leases: Arc::default(),
             slots: Slots::new(worker.settings.concurrency),
             inbox: Inbox::default(),
         });
         Self {
             storage: worker.storage,
-            runtime: worker.runtime,
             registry: worker.registry,
             data: worker.data,
             settings: worker.settings,
-            telemetry: worker.telemetry,
-            shutdown: worker.shutdown,
             ending,
-            leases,
-            runners: Arc::new(Runners::new(Arc::clone(&surroundings))),
-            surroundings,
+            runners: Arc::new(Runners::new(Arc::clone(&shared))),
+            shared,
             taken: 0,
             next_look: None,
             claiming,
@@ -158,26 +148,31 @@ impl Agent {
         }
     }
 
+    fn now(&self) -> Instant {
+        self.shared.runtime.now()
+    }
+
     pub(super) async fn run(mut self) -> Result<Report, Error> {
         if self.wait_for_storage().await? {
             let heartbeat = self.start_heartbeat()?;
-            let housekeeper = housekeeping::start(&self.storage, &self.runtime, &self.telemetry);
+            let housekeeper =
+                housekeeping::start(&self.storage, &self.shared.runtime, &self.shared.telemetry);
             self.turn_until_drained().await;
             housekeeper.stop().await;
             heartbeat.stop().await;
         }
-        Ok(self.telemetry.counters.report())
+        Ok(self.shared.telemetry.counters.report())
     }
 
     /// Asks the storage whether it can be used until it answers. False if a shutdown came first.
     async fn wait_for_storage(&mut self) -> Result<bool, Error> {
         loop {
-            if self.shutdown.is_draining() {
+            if self.shared.shutdown.is_draining() {
                 return Ok(false);
             }
-            let (sent, limit) = (self.runtime.now(), self.settings.storage_timeout);
+            let (sent, limit) = (self.now(), self.settings.storage_timeout);
             let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
-            let answer = match timeout(&*self.runtime, limit, call).await {
+            let answer = match timeout(&*self.shared.runtime, limit, call).await {
                 Some(Ok(answer)) => answer,
                 Some(Err(panic)) => Err(storage_panic("check", &panic_message(panic))),
                 None => Err(too_slow("check", limit)),
@@ -190,8 +185,8 @@ impl Agent {
                 Err(error) if error.is_transient() => {
                     self.storage_failed(&error, sent);
                     // Hints end a turn and not the pause.
-                    while self.backoff.pause(self.runtime.now()).is_some()
-                        && !self.shutdown.is_draining()
+                    while self.backoff.pause(self.now()).is_some()
+                        && !self.shared.shutdown.is_draining()
                     {
                         self.wait_turn().await;
                     }
@@ -209,10 +204,10 @@ impl Agent {
             .map(|queue| queue.lease_ttl)
             .min();
         let heartbeat = Heartbeat {
-            leases: Arc::clone(&self.leases),
+            leases: Arc::clone(&self.shared.leases),
             storage: Arc::clone(&self.storage),
-            runtime: Arc::clone(&self.runtime),
-            telemetry: Arc::clone(&self.telemetry),
+            runtime: Arc::clone(&self.shared.runtime),
+            telemetry: Arc::clone(&self.shared.telemetry),
             tick: shortest.unwrap_or(crate::lease::DEFAULT_LEASE_TTL) / 3,
         };
         let (stop, stopped) = futures_channel::oneshot::channel::<()>();
@@ -222,7 +217,8 @@ impl Agent {
             heartbeat.run(stopped.map(drop)).await;
             drop(sender);
         };
-        self.runtime
+        self.shared
+            .runtime
             .spawn_thread("outbox-heartbeat", Box::pin(task))
             .map_err(|source| {
                 Error::new(
@@ -237,7 +233,7 @@ impl Agent {
 
     async fn turn_until_drained(&mut self) {
         loop {
-            let now = self.runtime.now();
+            let now = self.now();
             // Before what has ended is read: nothing ends untold of between the last look and that.
             self.look_after_runners(now);
             // First what has ended: the end of a phase gives up what seems to run still.
@@ -259,15 +255,14 @@ impl Agent {
             Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
             Phase::Cancelling { .. } => done,
             Phase::Flushing { until } => {
-                (self.outgoing.is_empty() && self.exchanges.is_empty())
-                    || self.runtime.now() >= until
+                (self.outgoing.is_empty() && self.exchanges.is_empty()) || self.now() >= until
             }
         }
     }
 
     fn advance_phase(&mut self, now: Instant) {
-        if self.phase == Phase::Claiming && (self.shutdown.is_draining() || self.idle) {
-            self.telemetry.set_health(Health::Draining);
+        if self.phase == Phase::Claiming && (self.shared.shutdown.is_draining() || self.idle) {
+            self.shared.telemetry.set_health(Health::Draining);
             self.phase = Phase::Draining {
                 until: now + self.settings.grace,
             };
@@ -278,18 +273,18 @@ impl Agent {
             self.read_finished(now);
         }
         if let Phase::Draining { until } = self.phase
-            && (now >= until || self.shutdown.is_cancelled())
+            && (now >= until || self.shared.shutdown.is_cancelled())
         {
             if self.running > 0 && now >= until {
                 tracing::warn!(
                     running = self.running,
                     "the time to drain is over; handlers are cancelled"
                 );
-                self.telemetry.tell(&Event::DrainTimedOut {
+                self.shared.telemetry.tell(&Event::DrainTimedOut {
                     running: self.running,
                 });
             }
-            self.shutdown.cancel();
+            self.shared.shutdown.cancel();
             self.phase = Phase::Cancelling {
                 until: now + CANCEL_TIME,
             };
@@ -300,7 +295,7 @@ impl Agent {
             if self.running > 0 {
                 // They block their threads and cannot be dropped. Their messages are not given
                 // back while the code still runs; they come back when their leases end.
-                let abandoned = self.leases.abandon_running();
+                let abandoned = self.shared.leases.abandon_running();
                 tracing::warn!(
                     abandoned,
                     "handlers did not stop; their leases are left to end"
@@ -313,13 +308,13 @@ impl Agent {
     }
 
     fn read_finished(&mut self, now: Instant) {
-        let finished = self.surroundings.inbox.take();
+        let finished = self.shared.inbox.take();
         if finished.is_empty() {
             return;
         }
         self.claiming.finished(finished.len(), now);
         let all = finished.iter().map(|finished| finished.message.held());
-        let held = self.leases.begin_settling(all);
+        let held = self.shared.leases.begin_settling(all);
         for (finished, held) in finished.into_iter().zip(held) {
             self.running -= 1;
             self.suspects -= usize::from(finished.message.is_suspect());
@@ -328,9 +323,12 @@ impl Agent {
     }
 
     fn decide(&mut self, finished: Finished, held: bool) {
-        add(&self.telemetry.counters.panicked, finished.panicked.into());
         add(
-            &self.telemetry.counters.timed_out,
+            &self.shared.telemetry.counters.panicked,
+            finished.panicked.into(),
+        );
+        add(
+            &self.shared.telemetry.counters.timed_out,
             finished.timed_out.into(),
         );
         if !held {
@@ -342,14 +340,14 @@ impl Agent {
                 self.outgoing
                     .push(Pending::new(&finished.message, verdict, finished.duration))
             }
-            None => self.leases.end([finished.message.held()]),
+            None => self.shared.leases.end([finished.message.held()]),
         }
     }
 
     /// Settles a message that did not run.
     fn give_back(&mut self, message: &Claimed, verdict: Verdict) {
         self.suspects -= usize::from(message.is_suspect());
-        if self.leases.begin_settling([message.held()]) == [true] {
+        if self.shared.leases.begin_settling([message.held()]) == [true] {
             self.outgoing
                 .push(Pending::new(message, verdict, Duration::ZERO));
         }
@@ -383,20 +381,21 @@ impl Agent {
             message,
             lease,
             Arc::clone(&self.data),
-            Arc::clone(&self.runtime),
+            Arc::clone(&self.shared.runtime),
         );
-        let (registration, surroundings) =
-            (Arc::clone(registration), Arc::clone(&self.surroundings));
+        let (registration, shared) = (Arc::clone(registration), Arc::clone(&self.shared));
         self.running += 1;
         self.runners
-            .put(Run::new(context, registration, surroundings, now));
+            .put(Run::new(context, registration, shared, now));
         self.next_look.get_or_insert(now + RELIEF);
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
-        add(&self.telemetry.counters.unknown_kind, 1);
+        add(&self.shared.telemetry.counters.unknown_kind, 1);
         tracing::warn!(id = %message.id, queue = &*message.queue, kind = &*message.kind, "no handler is registered for this kind; given back with a delay");
-        self.telemetry.tell(&Event::UnknownKind(About::of(message)));
+        self.shared
+            .telemetry
+            .tell(&Event::UnknownKind(About::of(message)));
         let after = self.settings.unknown_kind_delay;
         self.give_back(message, Verdict::Snooze { after });
     }
@@ -418,8 +417,8 @@ impl Agent {
 
     /// Waits until a turn can change something.
     async fn wait_turn(&mut self) {
-        let now = self.runtime.now();
-        let shutdown = Arc::clone(&self.shutdown);
+        let now = self.now();
+        let shutdown = &self.shared.shutdown;
         let mut shutdown_changed = shutdown.listen();
         // The level may have changed before the listener was there.
         match self.phase {
@@ -431,9 +430,12 @@ impl Agent {
             | Phase::Flushing { .. } => {}
         }
         let next_change = self.next_change(now).into_iter().chain(self.next_look);
-        let mut sleep = next_change
-            .min()
-            .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
+        let mut sleep = next_change.min().map(|at| {
+            self.shared
+                .runtime
+                .sleep(at.saturating_duration_since(now))
+                .fuse()
+        });
         let turn = poll_fn(|task| {
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
                 if let Poll::Ready(answer) = exchange.as_mut().poll(task) {
@@ -442,7 +444,7 @@ impl Agent {
                 }
             }
             // An end matters if something waits for its slot, or if its outcome can go at once.
-            let finished = self.surroundings.inbox.poll_count(task);
+            let finished = self.shared.inbox.poll_count(task);
             if finished > 0 && (self.line_is_short() || self.is_worth_an_exchange(finished)) {
                 return Poll::Ready(Turn::SomeFinished);
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::{FutureExt, poll_fn};
 
-use super::execute::{Begun, Run, Surroundings};
+use super::execute::{Begun, Run, Shared};
 use super::verdict::{caught, panic_message};
 use crate::runtime::yield_once;
 
@@ -21,7 +21,7 @@ const SLICE: Duration = Duration::from_micros(500);
 
 /// The line of started runs, the slots they wait for, and how many serve them.
 pub(super) struct Runners {
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     /// How many runners there are without need: one for each thread.
     most: usize,
 }
@@ -92,13 +92,13 @@ impl State {
 }
 
 impl Runners {
-    pub(super) fn new(surroundings: Arc<Surroundings>) -> Self {
-        let most = surroundings.runtime.parallelism().max(1);
-        Self { surroundings, most }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let most = shared.runtime.parallelism().max(1);
+        Self { shared, most }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.surroundings.slots.lock()
+        self.shared.slots.lock()
     }
 
     /// Puts a run in the line. It begins once there is a runner: see [`staff`](Self::staff).
@@ -161,7 +161,7 @@ impl Runners {
                 some_ended: false,
                 left: false,
             };
-            self.surroundings.runtime.spawn(Box::pin(runner.work()));
+            self.shared.runtime.spawn(Box::pin(runner.work()));
         }
     }
 }
@@ -193,17 +193,17 @@ impl Runner {
 
     /// Returns whether there may be more to begin.
     fn run_slice(&mut self, task: &mut TaskContext<'_>) -> bool {
-        let surroundings = Arc::clone(&self.runners.surroundings);
-        let begun = surroundings.runtime.now();
+        let shared = Arc::clone(&self.runners.shared);
+        let begun = shared.runtime.now();
         // The heartbeat may not have come to them yet, above all after the process was stopped.
-        let some_are_over = surroundings.leases.some_may_be_over(begun);
+        let some_are_over = shared.leases.some_may_be_over(begun);
         let mut now = begun;
         let more = loop {
             let Some(run) = self.take() else {
                 break false;
             };
             if some_are_over {
-                surroundings.give_up_if_over(&run, now);
+                shared.give_up_if_over(&run, now);
             }
             // Tokio keeps what was spawned last for this thread alone: if the next handler blocked it,
             // that one would stand still as long. So nothing more is begun in this turn.
@@ -226,7 +226,7 @@ impl Runner {
         if std::mem::take(&mut self.some_ended) {
             // Not for each, so that their outcomes go together, and not before the next has begun: tokio
             // keeps the agent for this thread as well.
-            surroundings.inbox.wake();
+            shared.inbox.wake();
         }
         more
     }
@@ -260,7 +260,7 @@ impl Runner {
             };
             runner.work().await;
         };
-        let runtime = &self.runners.surroundings.runtime;
+        let runtime = &self.runners.shared.runtime;
         // A run that is dropped in a panic tells its end; the runner goes on.
         if caught(|| runtime.spawn(Box::pin(task))).is_none() {
             tracing::error!("the runtime panicked instead of spawning a handler");
@@ -275,7 +275,7 @@ impl Drop for Runner {
             // The runtime ends and drops its tasks.
             self.runners.lock().active -= 1;
             self.runners.clear();
-            self.runners.surroundings.inbox.wake();
+            self.runners.shared.inbox.wake();
         }
     }
 }
