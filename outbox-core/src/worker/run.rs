@@ -4,6 +4,7 @@
 //! the load and no delay is ever added.
 
 mod exchange;
+mod phase;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,6 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt, poll_fn};
 use futures_util::stream::{BoxStream, StreamExt};
 
 use self::exchange::Answer;
+use self::phase::Phase;
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
 use super::execute::{Finished, Inbox, Run, Shared};
@@ -32,7 +34,7 @@ use crate::handler::{Context, DataMap, Lease};
 use crate::outcome::Verdict;
 use crate::runtime::{timeout, yield_once};
 use crate::storage::{Claimed, Storage};
-use crate::telemetry::{About, Event, Health, Report, add};
+use crate::telemetry::{About, Event, Report, add};
 
 /// When a worker ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +42,6 @@ pub(super) enum Ending {
     OnShutdown,
     WhenIdle { horizon: Duration },
 }
-
-/// How long cancelled handlers have to be dropped before the worker leaves them behind.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// How long a handler may block the runners before others are started beside them, and before the ends
 /// that they left are read without being told of.
@@ -78,24 +77,6 @@ pub(super) struct Agent {
     /// Something was settled, or answered beside another call, since the worker last held nothing: a
     /// claim that was under way meanwhile could not tell whether it is idle.
     look_again: bool,
-}
-
-/// Forward only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Claiming,
-    /// No claims; handlers may go on until then.
-    Draining {
-        until: Instant,
-    },
-    /// Handlers are being dropped.
-    Cancelling {
-        until: Instant,
-    },
-    /// Only outcomes are written.
-    Flushing {
-        until: Instant,
-    },
 }
 
 impl Agent {
@@ -248,65 +229,6 @@ impl Agent {
         }
     }
 
-    fn is_over(&self) -> bool {
-        let done = self.running == 0 && self.outgoing.is_empty() && self.exchanges.is_empty();
-        match self.phase {
-            Phase::Claiming => false,
-            Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
-            Phase::Cancelling { .. } => done,
-            Phase::Flushing { until } => {
-                (self.outgoing.is_empty() && self.exchanges.is_empty()) || self.now() >= until
-            }
-        }
-    }
-
-    fn advance_phase(&mut self, now: Instant) {
-        if self.phase == Phase::Claiming && (self.shared.shutdown.is_draining() || self.idle) {
-            self.shared.telemetry.set_health(Health::Draining);
-            self.phase = Phase::Draining {
-                until: now + self.settings.grace,
-            };
-            self.runners.clear();
-            for (message, _) in std::mem::take(&mut self.ready) {
-                self.give_back(&message, Verdict::Release);
-            }
-            self.read_finished(now);
-        }
-        if let Phase::Draining { until } = self.phase
-            && (now >= until || self.shared.shutdown.is_cancelled())
-        {
-            if self.running > 0 && now >= until {
-                tracing::warn!(
-                    running = self.running,
-                    "the time to drain is over; handlers are cancelled"
-                );
-                self.shared.telemetry.tell(&Event::DrainTimedOut {
-                    running: self.running,
-                });
-            }
-            self.shared.shutdown.cancel();
-            self.phase = Phase::Cancelling {
-                until: now + CANCEL_TIME,
-            };
-        }
-        if let Phase::Cancelling { until } = self.phase
-            && now >= until
-        {
-            if self.running > 0 {
-                // They block their threads and cannot be dropped. Their messages are not given
-                // back while the code still runs; they come back when their leases end.
-                let abandoned = self.shared.leases.abandon_running();
-                tracing::warn!(
-                    abandoned,
-                    "handlers did not stop; their leases are left to end"
-                );
-            }
-            self.phase = Phase::Flushing {
-                until: now + self.settings.storage_timeout,
-            };
-        }
-    }
-
     fn read_finished(&mut self, now: Instant) {
         let finished = self.shared.inbox.take();
         if finished.is_empty() {
@@ -420,14 +342,9 @@ impl Agent {
         let now = self.now();
         let shutdown = &self.shared.shutdown;
         let mut shutdown_changed = shutdown.listen();
-        // The level may have changed before the listener was there.
-        match self.phase {
-            Phase::Claiming if shutdown.is_draining() => return,
-            Phase::Draining { .. } if shutdown.is_cancelled() => return,
-            Phase::Claiming
-            | Phase::Draining { .. }
-            | Phase::Cancelling { .. }
-            | Phase::Flushing { .. } => {}
+        // It may have come before the listener was there.
+        if self.phase.is_told_to_end(shutdown) {
+            return;
         }
         let next_change = self.next_change(now).into_iter().chain(self.next_look);
         let mut sleep = next_change.min().map(|at| {
