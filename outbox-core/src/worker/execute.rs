@@ -133,10 +133,9 @@ impl Run {
     /// Ends it before it began, without waking the reader.
     pub(super) fn cancel(self) {
         let mut report = self.report;
-        report.started = report.shared.runtime.now();
-        report.ended = Some(report.started);
-        report.end = Some(RunEnd::Cancelled);
-        report.wakes = false;
+        let now = report.shared.runtime.now();
+        report.started = now;
+        report.end_at_once(RunEnd::Cancelled, now);
     }
 
     /// Polls the handler for the first time; the run has a slot. Most handlers of small work are ready
@@ -149,11 +148,11 @@ impl Run {
         report.started = now;
         // It may have waited for long.
         if context.lease().is_lost() {
-            return report.end_at_once(RunEnd::Lost);
+            return report.end_at_once(RunEnd::Lost, now);
         }
         // The agent may not have come to give it back yet.
         if report.shared.shutdown.is_draining() {
-            return report.end_at_once(RunEnd::Cancelled);
+            return report.end_at_once(RunEnd::Cancelled, now);
         }
         add(&report.shared.telemetry.counters.started, 1);
         let about = About::of(&report.message);
@@ -163,7 +162,10 @@ impl Run {
         let called = catch_unwind(AssertUnwindSafe(|| call(context)));
         let mut handler = match called {
             Ok(handler) => handler,
-            Err(panic) => return report.end_at_once(RunEnd::Panicked(panic_message(panic))),
+            Err(panic) => {
+                let now = report.note_poll();
+                return report.end_at_once(RunEnd::Panicked(panic_message(panic)), now);
+            }
         };
         let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(task)));
         let end = match polled {
@@ -185,7 +187,8 @@ impl Run {
                 RunEnd::Panicked(DROP_PANICKED.to_owned())
             }
         };
-        report.end_at_once(end)
+        let now = report.note_poll();
+        report.end_at_once(end, now)
     }
 
     /// Runs it on a task of its own, once it has a slot, and does not wake the reader.
@@ -289,8 +292,7 @@ impl ReportEnd {
     }
 
     /// Ends the run without waking the reader.
-    fn end_at_once(mut self, end: RunEnd) -> Begun {
-        let now = self.note_poll();
+    fn end_at_once(mut self, end: RunEnd, now: Instant) -> Begun {
         self.ended = Some(now);
         self.end = Some(end);
         self.wakes = false;
