@@ -113,7 +113,8 @@ impl Run {
             shared,
             message,
             registration,
-            end: None,
+            // Dropped before it began, even by a panic, it is not to blame.
+            end: Some(RunEnd::Cancelled),
             has_slot: false,
             wakes: true,
         };
@@ -159,6 +160,7 @@ impl Run {
         report.shared.telemetry.tell(&Event::Started(about));
         let lease = context.lease().clone();
         let call = report.registration.call;
+        report.end = None;
         let called = catch_unwind(AssertUnwindSafe(|| call(context)));
         let mut handler = match called {
             Ok(handler) => handler,

@@ -252,6 +252,26 @@ fn what_is_dropped_frees_its_slot_and_is_released() {
 }
 
 #[test]
+fn what_a_panic_drops_before_it_began_is_released() {
+    let rig = rig(1, 1);
+    rig.give_own_tasks();
+    rig.runners.staff();
+    rig.runtime.poll(0);
+    let own_task = rig.runtime.tasks().swap_remove(0);
+    caught(|| {
+        let _dropped = own_task;
+        panic_quietly();
+    });
+    assert_eq!(rig.count.begun.load(Ordering::Relaxed), 0);
+    let ended = rig.shared().inbox.take();
+    let [end] = &ended[..] else {
+        panic!("one run, and {} ends", ended.len());
+    };
+    assert!(matches!(end.verdict, Some(Verdict::Release)));
+    assert!(!end.panicked);
+}
+
+#[test]
 fn a_task_of_its_own_that_begins_after_the_lease_calls_no_handler() {
     let rig = rig(1, 2);
     rig.give_own_tasks();
