@@ -58,8 +58,7 @@ pub(super) struct Agent {
     ending: Ending,
     shared: Arc<Shared>,
     runners: Arc<Runners>,
-    /// How many runs the runners had taken when the agent looked last, and when it looks again.
-    taken: usize,
+    /// When it looks after the runners, while it has to.
     next_look: Option<Instant>,
     claiming: Claiming,
     backoff: Backoff,
@@ -112,7 +111,6 @@ impl Agent {
             ending,
             runners: Arc::new(Runners::new(Arc::clone(&shared))),
             shared,
-            taken: 0,
             next_look: None,
             claiming,
             backoff: Backoff::default(),
@@ -309,7 +307,6 @@ impl Agent {
         self.running += 1;
         self.runners
             .put(Run::new(context, registration, shared, now));
-        self.next_look.get_or_insert(now + RELIEF);
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
@@ -346,6 +343,9 @@ impl Agent {
         if self.phase.is_told_to_end(shutdown) {
             return;
         }
+        if self.has_to_look() {
+            self.next_look = Some(now + RELIEF);
+        }
         let next_change = self.next_change(now).into_iter().chain(self.next_look);
         let mut sleep = next_change.min().map(|at| {
             self.shared
@@ -370,7 +370,7 @@ impl Agent {
                     more: hint.is_some(),
                 });
             }
-            if Pin::new(&mut shutdown_changed).poll(task).is_ready() {
+            if Pin::new(&mut shutdown_changed).poll(task).is_ready() || self.has_to_look() {
                 return Poll::Ready(Turn::TimeOrSignal);
             }
             if let Some(sleep) = &mut sleep
@@ -395,19 +395,16 @@ impl Agent {
         }
     }
 
-    /// Runners that came no further are blocked by handlers: others take what is in the line.
     fn look_after_runners(&mut self, now: Instant) {
-        if self.next_look.is_none_or(|at| now < at) {
-            return;
+        if self.next_look.is_some_and(|at| now >= at) {
+            self.next_look = None;
+            self.runners.look();
         }
-        let taken = self.runners.taken();
-        let came_on = taken != std::mem::replace(&mut self.taken, taken);
-        if !came_on {
-            self.runners.relieve();
-        }
-        // Without either nothing is taken until the agent puts something in line, and looks again.
-        let goes_on = came_on || self.runners.waiting() > 0;
-        self.next_look = goes_on.then(|| now + RELIEF);
+    }
+
+    /// Whether a runner began since the agent last meant to look.
+    fn has_to_look(&self) -> bool {
+        self.next_look.is_none() && self.runners.is_watched()
     }
 
     /// When something changes by the clock alone.

@@ -39,8 +39,10 @@ struct State {
     active: usize,
     /// Of these, how many the runtime has not polled yet.
     fresh: usize,
-    /// How many runs were taken from the line.
-    taken: usize,
+    /// A run was taken from the line since the last look.
+    came_on: bool,
+    /// The agent looks after the runners, or was told to. Otherwise none of them can hold up others.
+    watched: bool,
 }
 
 impl Slots {
@@ -51,7 +53,8 @@ impl Slots {
                 free: count,
                 active: 0,
                 fresh: 0,
-                taken: 0,
+                came_on: false,
+                watched: false,
             }),
         }
     }
@@ -72,6 +75,14 @@ impl State {
         self.free.min(self.line.len())
     }
 
+    /// Has the agent look if there is more to take by a runner, which its handlers may block. Returns
+    /// whether the agent has to be told.
+    fn watch(&mut self) -> bool {
+        let begins = !self.watched && self.active > 0 && !self.line.is_empty();
+        self.watched |= begins;
+        begins
+    }
+
     /// So many runners are started.
     fn engage(&mut self, count: usize) {
         self.active += count;
@@ -86,7 +97,7 @@ impl State {
         let mut run = self.line.pop_front()?;
         run.take_slot();
         self.free -= 1;
-        self.taken = self.taken.wrapping_add(1);
+        self.came_on = true;
         Some(run)
     }
 }
@@ -118,9 +129,9 @@ impl Runners {
         state.line.len().saturating_sub(state.free)
     }
 
-    /// How many runs were taken from the line so far.
-    pub(super) fn taken(&self) -> usize {
-        self.lock().taken
+    /// Whether the agent is to look after the runners: see [`look`](Self::look).
+    pub(super) fn is_watched(&self) -> bool {
+        self.lock().watched
     }
 
     /// Ends all that is in the line, as the worker begins nothing any more.
@@ -136,18 +147,28 @@ impl Runners {
             let wanted = self.most.min(state.startable());
             let more = wanted.saturating_sub(state.active);
             state.engage(more);
+            state.watch();
             more
         };
         self.spawn(more);
     }
 
-    /// Starts runners until there is one for each run that can begin, because those that have begun do not
-    /// come to it. Those that the runtime has not come to yet count: more of them would not help it.
-    pub(super) fn relieve(self: &Arc<Self>) {
+    /// Looks whether the runners came on since the last look. If not, handlers block them, and each run
+    /// that can begin gets a runner of its own. Those that the runtime has not come to yet count: more of
+    /// them would not help it.
+    ///
+    /// Where all runners have left, as the slots are taken by handlers that wait, nobody needs to look again
+    /// until one begins; nor where nothing was taken and nothing is left to take.
+    pub(super) fn look(self: &Arc<Self>) {
         let more = {
             let mut state = self.lock();
-            let more = state.startable().saturating_sub(state.fresh);
+            let came_on = std::mem::take(&mut state.came_on);
+            let relief = state.startable().saturating_sub(state.fresh);
+            let more = if came_on { 0 } else { relief };
             state.engage(more);
+            let begins = state.startable() > 0;
+            let goes_on = state.active > 0 && (came_on || !state.line.is_empty());
+            state.watched = begins || goes_on;
             more
         };
         self.spawn(more);
@@ -251,13 +272,22 @@ impl Runner {
             if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
                 tracing::error!(panic = panic_message(panic), "a run panicked at its end");
             }
-            runners.lock().active += 1;
+            let watch = {
+                let mut state = runners.lock();
+                state.active += 1;
+                state.watch()
+            };
             let runner = Runner {
                 runners,
                 fresh: false,
                 some_ended: true,
                 left: false,
             };
+            if watch {
+                // Before the next begins: it may block the thread for which tokio keeps the agent.
+                runner.runners.shared.inbox.wake();
+                yield_once().await;
+            }
             runner.work().await;
         };
         let runtime = &self.runners.shared.runtime;

@@ -309,6 +309,31 @@ fn nothing_begins_once_the_worker_drains() {
     }
 }
 
+#[test]
+fn the_runners_are_looked_after_only_while_one_may_be_blocked() {
+    // Both wait for a while, in one slot.
+    let rig = rig(1, 0);
+    [2, 4].into_iter().for_each(|id| rig.put(id));
+    let watched = || rig.runners.is_watched();
+    assert!(!watched(), "nobody has begun");
+    rig.runners.staff();
+    assert!(watched(), "a runner is started");
+    rig.runtime.poll(0);
+    rig.runners.look();
+    assert!(watched(), "the runner is not known to have left");
+    rig.runtime.poll(1);
+    rig.runners.look();
+    assert!(!watched(), "the slot is taken, and the runner has left");
+    while !watched() {
+        rig.runtime.poll(0);
+    }
+    // Before the handler that may block.
+    assert_eq!(rig.shared().inbox.take().len(), 1);
+    assert_eq!(rig.count.begun.load(Ordering::Relaxed), 1);
+    while rig.runtime.go_on() {}
+    assert_eq!(rig.shared().inbox.take().len(), 1);
+}
+
 /// An agent, a runtime that drops tasks and handlers that panic, in any order.
 #[test]
 fn every_run_ends_once_and_leaves_its_slot_in_any_order_of_events() {
@@ -334,7 +359,7 @@ fn every_run_ends_once_and_leaves_its_slot_in_any_order_of_events() {
                     rig.put(put);
                     rig.runners.staff();
                 }
-                10..12 => rig.runners.relieve(),
+                10..12 => rig.runners.look(),
                 12 => rig.give_own_tasks(),
                 13 if drops && tasks > 0 => {
                     let task = rig.runtime.tasks().swap_remove(random.usize(..tasks));
