@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outbox_core::{
-    Context, Definition, Draft, ErrorKind, Handler, IntoOutcome, MemoryStorage, Outcome,
-    Requirements, Runtime, Source,
+    BoxFuture, Context, Definition, Draft, ErrorKind, Handler, IntoOutcome, MemoryStorage, Outcome,
+    Requirements, Runtime, Source, Worker,
 };
-use support::{Log, Rig, SECOND, Scripted, draft, number};
+use outbox_testkit::SimRuntime;
+use support::{Log, Rig, SECOND, Script, Scripted, draft, number};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -33,6 +34,53 @@ fn no_more_handlers_run_at_once_than_allowed_and_all_slots_are_used() {
     let report = rig.run(worker.concurrency(7));
     assert_eq!(report.done, 50);
     assert_eq!(most.load(Ordering::Relaxed), 7);
+}
+
+/// The simulated runtime, which counts pauses of ten milliseconds.
+struct CountsLooks(SimRuntime, AtomicUsize);
+
+impl Runtime for CountsLooks {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration == Duration::from_millis(10) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.sleep(duration)
+    }
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+        self.0.spawn_thread(name, task)
+    }
+    fn now(&self) -> std::time::Instant {
+        self.0.now()
+    }
+}
+
+#[test]
+fn handlers_that_wait_with_others_in_line_do_not_keep_the_worker_awake() {
+    let rig = Rig::new();
+    // The first are quick, so that there is a stock of the others.
+    rig.enqueue_plain(200);
+    let runtime = Arc::new(CountsLooks(rig.sim.clone(), AtomicUsize::new(0)));
+    let sim = rig.sim.clone();
+    let script = move |context: Context| {
+        let sim = sim.clone();
+        async move {
+            let slow = number(&context) >= 180;
+            sim.sleep(SECOND * u32::from(slow)).await;
+            Outcome::Done
+        }
+    };
+    let worker = Worker::new(Arc::new(rig.storage.clone()), runtime.clone())
+        .data(Script(Box::new(move |context| Box::pin(script(context)))))
+        .register::<Scripted>()
+        .concurrency(2);
+    let report = rig.run(worker);
+    assert_eq!(report.done, 200);
+    let looks = runtime.1.load(Ordering::Relaxed);
+    // With a look every ten milliseconds it would be a thousand.
+    assert!(looks < 300, "{looks} looks in 10 seconds");
 }
 
 #[test]

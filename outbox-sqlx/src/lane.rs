@@ -230,16 +230,6 @@ impl Lanes {
         &self.first
     }
 
-    /// Opens the first connection, if it is not open.
-    pub(crate) async fn open(&self) -> Result<(), Error> {
-        self.first.open().await
-    }
-
-    /// See [`Lane::connect`].
-    pub(crate) async fn connect(&self, operation: &'static str) -> Result<PgConnection, Error> {
-        self.first.connect(operation).await
-    }
-
     /// See [`Lane::fetch`].
     pub(crate) async fn fetch<'q, F>(
         &self,

@@ -57,7 +57,7 @@ impl PgStorage {
     /// # Cancellation
     /// A dropped call has applied each migration as a whole or not at all.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut connection = self.inner.durable.connect("migrate").await?;
+        let mut connection = self.inner.durable.first().connect("migrate").await?;
         let found = version(&mut connection, &self.inner.statements.schema_version)
             .await
             .map_err(|error| storage_error("migrate", error))?;

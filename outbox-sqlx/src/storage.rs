@@ -174,7 +174,7 @@ impl PgStorageOptions {
     /// As [`PgStorageOptions::connect`].
     pub async fn connect_with(self, options: PgConnectOptions) -> Result<PgStorage, Error> {
         let storage = self.prepare(options)?;
-        storage.inner.control.open().await?;
+        storage.inner.control.first().open().await?;
         Ok(storage)
     }
 

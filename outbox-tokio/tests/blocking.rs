@@ -32,14 +32,14 @@ impl Runtime for OneByOne {
 /// What `block` waits for: somebody who tells one of them to go on.
 struct Gate(Mutex<Receiver<()>>);
 
-/// Ends at once or after one await where the kind says so, and otherwise blocks its thread until it may go
+/// Ends at once, after one await or after a while where the kind says so, and otherwise blocks its thread until it may go
 /// on; one that sleeps does not even tell the runtime.
 struct Blocks;
 
 impl Handler for Blocks {
     fn definition() -> Definition {
         Definition::new("blocks", "q").kinds(
-            ["ends", "waits", "blocks", "sleeps"]
+            ["warms up", "ends", "waits", "rests", "blocks", "sleeps"]
                 .map(Into::into)
                 .to_vec(),
         )
@@ -60,6 +60,7 @@ impl Handler for Blocks {
             };
             match &*context.message().kind {
                 "waits" => tokio::task::yield_now().await,
+                "rests" => tokio::time::sleep(Duration::from_millis(100)).await,
                 "blocks" => tokio::task::block_in_place(open),
                 "sleeps" => open(),
                 _ => {}
@@ -69,14 +70,15 @@ impl Handler for Blocks {
     }
 }
 
-/// Runs messages of these kinds. Each that is settled lets one that blocks go on.
+/// Runs messages of these kinds. Each that is settled lets one that blocks go on, except those that
+/// warm the worker up.
 fn run(kinds: &[&'static str]) {
-    run_with(kinds, None);
+    run_with(kinds, kinds.len(), None);
 }
 
-/// The same, while messages of a queue that nobody works on come in as often as that, and wake the
+/// The same with so many slots, and while messages of a queue that nobody works on come in as often as that, and wake the
 /// worker.
-fn run_with(kinds: &[&'static str], others: Option<Duration>) {
+fn run_with(kinds: &[&'static str], slots: usize, others: Option<Duration>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -108,10 +110,12 @@ fn run_with(kinds: &[&'static str], others: Option<Duration>) {
         .register::<Blocks>()
         .data(Gate(Mutex::new(opened)))
         // With no slot left nothing is claimed, which would let the worker look around.
-        .concurrency(kinds.len())
+        .concurrency(slots)
         .poll_interval(Duration::from_secs(60))
         .observe(move |event| {
-            if let Event::Settled { .. } = event {
+            if let Event::Settled { message, .. } = event
+                && message.kind != "warms up"
+            {
                 // Nobody listens any more once the worker ends.
                 let _ = open.send(());
             }
@@ -142,5 +146,13 @@ fn what_began_before_a_handler_that_blocks_goes_on_meanwhile() {
 
 #[test]
 fn what_is_in_line_is_not_forgotten_while_the_worker_is_woken_for_other_things() {
-    run_with(&["blocks", "ends"], Some(Duration::from_millis(2)));
+    run_with(&["blocks", "ends"], 2, Some(Duration::from_millis(2)));
+}
+
+#[test]
+fn what_ended_after_a_while_is_settled_before_the_next_that_blocks() {
+    // The first are quick, so that both of the others are claimed together.
+    let mut kinds = vec!["warms up"; 100];
+    kinds.extend(["rests", "sleeps"]);
+    run_with(&kinds, 1, None);
 }

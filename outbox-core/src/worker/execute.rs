@@ -67,8 +67,8 @@ impl Inbox {
     }
 }
 
-/// What all runs of a worker share.
-pub(super) struct Surroundings {
+/// What all runs of a worker share with each other and with its agent.
+pub(super) struct Shared {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) telemetry: Arc<Telemetry>,
@@ -77,7 +77,7 @@ pub(super) struct Surroundings {
     pub(super) inbox: Inbox,
 }
 
-impl Surroundings {
+impl Shared {
     /// Gives up the lease of a run that has not begun, if its time is over by this worker's own clock.
     pub(super) fn give_up_if_over(&self, run: &Run, now: Instant) {
         let held = run.report.message.held();
@@ -103,17 +103,18 @@ impl Run {
     pub(super) fn new(
         context: Context,
         registration: Arc<Registration>,
-        surroundings: Arc<Surroundings>,
+        shared: Arc<Shared>,
         now: Instant,
     ) -> Self {
         let message = Arc::clone(context.shared_message());
         let report = ReportEnd {
             started: now,
             ended: None,
-            surroundings,
+            shared,
             message,
             registration,
-            end: None,
+            // Dropped before it began, even by a panic, it is not to blame.
+            end: Some(RunEnd::Cancelled),
             has_slot: false,
             wakes: true,
         };
@@ -133,10 +134,9 @@ impl Run {
     /// Ends it before it began, without waking the reader.
     pub(super) fn cancel(self) {
         let mut report = self.report;
-        report.started = report.surroundings.runtime.now();
-        report.ended = Some(report.started);
-        report.end = Some(RunEnd::Cancelled);
-        report.wakes = false;
+        let now = report.shared.runtime.now();
+        report.started = now;
+        report.end_at_once(RunEnd::Cancelled, now);
     }
 
     /// Polls the handler for the first time; the run has a slot. Most handlers of small work are ready
@@ -149,21 +149,25 @@ impl Run {
         report.started = now;
         // It may have waited for long.
         if context.lease().is_lost() {
-            return report.end_at_once(RunEnd::Lost);
+            return report.end_at_once(RunEnd::Lost, now);
         }
         // The agent may not have come to give it back yet.
-        if report.surroundings.shutdown.is_draining() {
-            return report.end_at_once(RunEnd::Cancelled);
+        if report.shared.shutdown.is_draining() {
+            return report.end_at_once(RunEnd::Cancelled, now);
         }
-        add(&report.surroundings.telemetry.counters.started, 1);
+        add(&report.shared.telemetry.counters.started, 1);
         let about = About::of(&report.message);
-        report.surroundings.telemetry.tell(&Event::Started(about));
+        report.shared.telemetry.tell(&Event::Started(about));
         let lease = context.lease().clone();
         let call = report.registration.call;
+        report.end = None;
         let called = catch_unwind(AssertUnwindSafe(|| call(context)));
         let mut handler = match called {
             Ok(handler) => handler,
-            Err(panic) => return report.end_at_once(RunEnd::Panicked(panic_message(panic))),
+            Err(panic) => {
+                let now = report.note_poll();
+                return report.end_at_once(RunEnd::Panicked(panic_message(panic)), now);
+            }
         };
         let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(task)));
         let end = match polled {
@@ -185,19 +189,20 @@ impl Run {
                 RunEnd::Panicked(DROP_PANICKED.to_owned())
             }
         };
-        report.end_at_once(end)
+        let now = report.note_poll();
+        report.end_at_once(end, now)
     }
 
     /// Runs it on a task of its own, once it has a slot, and does not wake the reader.
     pub(super) async fn execute(self) {
-        let surroundings = Arc::clone(&self.report.surroundings);
+        let shared = Arc::clone(&self.report.shared);
         let mut run = Some(self);
         let begun = poll_fn(|task| {
-            let now = surroundings.runtime.now();
+            let now = shared.runtime.now();
             Poll::Ready(run.take().map(|run| {
                 // The runtime may have come to it late.
-                if surroundings.leases.some_may_be_over(now) {
-                    surroundings.give_up_if_over(&run, now);
+                if shared.leases.some_may_be_over(now) {
+                    shared.give_up_if_over(&run, now);
                 }
                 run.begin(now, task)
             }))
@@ -224,7 +229,7 @@ impl Watched {
             mut report,
         } = self;
         let limit = report.registration.definition.timeout;
-        let end = supervise(handler, lease, limit, &report.surroundings).await;
+        let end = supervise(handler, lease, limit, &report.shared).await;
         report.end = Some(end);
         report.wakes = false;
     }
@@ -235,11 +240,11 @@ async fn supervise(
     handler: BoxFuture<'static, Outcome>,
     lease: Lease,
     limit: Option<Duration>,
-    surroundings: &Surroundings,
+    shared: &Shared,
 ) -> RunEnd {
-    let Surroundings {
+    let Shared {
         runtime, shutdown, ..
-    } = surroundings;
+    } = shared;
     let too_long = async {
         match limit {
             Some(limit) => {
@@ -271,7 +276,7 @@ const DROP_PANICKED: &str = "a value of the handler panicked when it was dropped
 struct ReportEnd {
     started: Instant,
     ended: Option<Instant>,
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     message: Arc<Claimed>,
     registration: Arc<Registration>,
     end: Option<RunEnd>,
@@ -282,15 +287,14 @@ struct ReportEnd {
 impl ReportEnd {
     /// Notes how long the first poll took.
     fn note_poll(&mut self) -> Instant {
-        let now = self.surroundings.runtime.now();
+        let now = self.shared.runtime.now();
         self.registration
             .note_poll(now.saturating_duration_since(self.started));
         now
     }
 
     /// Ends the run without waking the reader.
-    fn end_at_once(mut self, end: RunEnd) -> Begun {
-        let now = self.note_poll();
+    fn end_at_once(mut self, end: RunEnd, now: Instant) -> Begun {
         self.ended = Some(now);
         self.end = Some(end);
         self.wakes = false;
@@ -308,12 +312,12 @@ impl Drop for ReportEnd {
                 RunEnd::Cancelled
             }
         });
-        let Surroundings {
+        let Shared {
             runtime,
             inbox,
             slots,
             ..
-        } = &*self.surroundings;
+        } = &*self.shared;
         let ended = self.ended.unwrap_or_else(|| runtime.now());
         let duration = ended.saturating_duration_since(self.started);
         let attempt = Attempt {

@@ -4,6 +4,7 @@
 //! the load and no delay is ever added.
 
 mod exchange;
+mod phase;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,23 +18,23 @@ use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{BoxStream, StreamExt};
 
 use self::exchange::{Answer, UnderWay};
+use self::phase::Phase;
 use super::backoff::Backoff;
 use super::claim::{Claiming, Holding};
-use super::execute::{Finished, Inbox, Run, Surroundings};
-use super::heartbeat::{Heartbeat, Leases, storage_panic, too_slow};
+use super::execute::{Finished, Inbox, Run, Shared};
+use super::heartbeat::{Heartbeat, storage_panic, too_slow};
 use super::housekeeping;
 use super::registry::Registry;
 use super::runners::{Runners, Slots};
 use super::settle::{Outgoing, Pending};
-use super::shutdown::Shutdown;
 use super::verdict::panic_message;
 use super::{PreparedWorker, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::handler::{Context, DataMap, Lease};
 use crate::outcome::Verdict;
-use crate::runtime::{Runtime, timeout, yield_once};
+use crate::runtime::{timeout, yield_once};
 use crate::storage::{Claimed, Storage};
-use crate::telemetry::{About, Event, Health, Report, Telemetry, add};
+use crate::telemetry::{About, Event, Report, add};
 
 /// When a worker ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +42,6 @@ pub(super) enum Ending {
     OnShutdown,
     WhenIdle { horizon: Duration },
 }
-
-/// How long cancelled handlers have to be dropped before the worker leaves them behind.
-const CANCEL_TIME: Duration = Duration::from_secs(1);
 
 /// How long a handler may block the runners before others are started beside them, and before the ends
 /// that they left are read without being told of.
@@ -58,18 +56,13 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) struct Agent {
     storage: Arc<dyn Storage>,
-    runtime: Arc<dyn Runtime>,
     registry: Arc<Registry>,
     data: Arc<DataMap>,
     settings: Settings,
-    telemetry: Arc<Telemetry>,
-    shutdown: Arc<Shutdown>,
     ending: Ending,
-    leases: Arc<Leases>,
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     runners: Arc<Runners>,
-    /// How many runs the runners had taken when the agent looked last, and when it looks again.
-    taken: usize,
+    /// When it looks after the runners, while it has to.
     next_look: Option<Instant>,
     claiming: Claiming,
     backoff: Backoff,
@@ -91,24 +84,6 @@ pub(super) struct Agent {
     look_again: bool,
 }
 
-/// Forward only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Claiming,
-    /// No claims; handlers may go on until then.
-    Draining {
-        until: Instant,
-    },
-    /// Handlers are being dropped.
-    Cancelling {
-        until: Instant,
-    },
-    /// Only outcomes are written.
-    Flushing {
-        until: Instant,
-    },
-}
-
 impl Agent {
     pub(super) fn new(worker: PreparedWorker, ending: Ending) -> Self {
         let queues = worker.registry.leases();
@@ -126,28 +101,22 @@ impl Agent {
             .clamp(1, MOST_EXCHANGES);
         let now = worker.runtime.now();
         let claiming = Claiming::new(queues, &worker.settings, most_exchanges, now);
-        let leases = Arc::<Leases>::default();
-        let surroundings = Arc::new(Surroundings {
-            runtime: Arc::clone(&worker.runtime),
-            shutdown: Arc::clone(&worker.shutdown),
-            telemetry: Arc::clone(&worker.telemetry),
-            leases: Arc::clone(&leases),
+        let shared = Arc::new(Shared {
+            runtime: worker.runtime,
+            shutdown: worker.shutdown,
+            telemetry: worker.telemetry,
+            leases: Arc::default(),
             slots: Slots::new(worker.settings.concurrency),
             inbox: Inbox::default(),
         });
         Self {
             storage: worker.storage,
-            runtime: worker.runtime,
             registry: worker.registry,
             data: worker.data,
             settings: worker.settings,
-            telemetry: worker.telemetry,
-            shutdown: worker.shutdown,
             ending,
-            leases,
-            runners: Arc::new(Runners::new(Arc::clone(&surroundings))),
-            surroundings,
-            taken: 0,
+            runners: Arc::new(Runners::new(Arc::clone(&shared))),
+            shared,
             next_look: None,
             claiming,
             backoff: Backoff::default(),
@@ -165,26 +134,31 @@ impl Agent {
         }
     }
 
+    fn now(&self) -> Instant {
+        self.shared.runtime.now()
+    }
+
     pub(super) async fn run(mut self) -> Result<Report, Error> {
         if self.wait_for_storage().await? {
             let heartbeat = self.start_heartbeat()?;
-            let housekeeper = housekeeping::start(&self.storage, &self.runtime, &self.telemetry);
+            let housekeeper =
+                housekeeping::start(&self.storage, &self.shared.runtime, &self.shared.telemetry);
             self.turn_until_drained().await;
             housekeeper.stop().await;
             heartbeat.stop().await;
         }
-        Ok(self.telemetry.counters.report())
+        Ok(self.shared.telemetry.counters.report())
     }
 
     /// Asks the storage whether it can be used until it answers. False if a shutdown came first.
     async fn wait_for_storage(&mut self) -> Result<bool, Error> {
         loop {
-            if self.shutdown.is_draining() {
+            if self.shared.shutdown.is_draining() {
                 return Ok(false);
             }
-            let (sent, limit) = (self.runtime.now(), self.settings.storage_timeout);
+            let (sent, limit) = (self.now(), self.settings.storage_timeout);
             let call = AssertUnwindSafe(self.storage.check()).catch_unwind();
-            let answer = match timeout(&*self.runtime, limit, call).await {
+            let answer = match timeout(&*self.shared.runtime, limit, call).await {
                 Some(Ok(answer)) => answer,
                 Some(Err(panic)) => Err(storage_panic("check", &panic_message(panic))),
                 None => Err(too_slow("check", limit)),
@@ -197,8 +171,8 @@ impl Agent {
                 Err(error) if error.is_transient() => {
                     self.storage_failed(&error, sent);
                     // Hints end a turn and not the pause.
-                    while self.backoff.pause(self.runtime.now()).is_some()
-                        && !self.shutdown.is_draining()
+                    while self.backoff.pause(self.now()).is_some()
+                        && !self.shared.shutdown.is_draining()
                     {
                         self.wait_turn().await;
                     }
@@ -216,10 +190,10 @@ impl Agent {
             .map(|queue| queue.lease_ttl)
             .min();
         let heartbeat = Heartbeat {
-            leases: Arc::clone(&self.leases),
+            leases: Arc::clone(&self.shared.leases),
             storage: Arc::clone(&self.storage),
-            runtime: Arc::clone(&self.runtime),
-            telemetry: Arc::clone(&self.telemetry),
+            runtime: Arc::clone(&self.shared.runtime),
+            telemetry: Arc::clone(&self.shared.telemetry),
             tick: shortest.unwrap_or(crate::lease::DEFAULT_LEASE_TTL) / 3,
         };
         let (stop, stopped) = futures_channel::oneshot::channel::<()>();
@@ -229,7 +203,8 @@ impl Agent {
             heartbeat.run(stopped.map(drop)).await;
             drop(sender);
         };
-        self.runtime
+        self.shared
+            .runtime
             .spawn_thread("outbox-heartbeat", Box::pin(task))
             .map_err(|source| {
                 Error::new(
@@ -244,7 +219,7 @@ impl Agent {
 
     async fn turn_until_drained(&mut self) {
         loop {
-            let now = self.runtime.now();
+            let now = self.now();
             // Before what has ended is read: nothing ends untold of between the last look and that.
             self.look_after_runners(now);
             // First what has ended: the end of a phase gives up what seems to run still.
@@ -259,74 +234,14 @@ impl Agent {
         }
     }
 
-    fn is_over(&self) -> bool {
-        let done = self.running == 0 && self.outgoing.is_empty() && self.exchanges.is_empty();
-        match self.phase {
-            Phase::Claiming => false,
-            Phase::Draining { .. } => done && !self.claiming.is_unresolved(),
-            Phase::Cancelling { .. } => done,
-            Phase::Flushing { until } => {
-                (self.outgoing.is_empty() && self.exchanges.is_empty())
-                    || self.runtime.now() >= until
-            }
-        }
-    }
-
-    fn advance_phase(&mut self, now: Instant) {
-        if self.phase == Phase::Claiming && (self.shutdown.is_draining() || self.idle) {
-            self.telemetry.set_health(Health::Draining);
-            self.phase = Phase::Draining {
-                until: now + self.settings.grace,
-            };
-            self.runners.clear();
-            for (message, _) in std::mem::take(&mut self.ready) {
-                self.give_back(&message, Verdict::Release);
-            }
-            self.read_finished(now);
-        }
-        if let Phase::Draining { until } = self.phase
-            && (now >= until || self.shutdown.is_cancelled())
-        {
-            if self.running > 0 && now >= until {
-                tracing::warn!(
-                    running = self.running,
-                    "the time to drain is over; handlers are cancelled"
-                );
-                self.telemetry.tell(&Event::DrainTimedOut {
-                    running: self.running,
-                });
-            }
-            self.shutdown.cancel();
-            self.phase = Phase::Cancelling {
-                until: now + CANCEL_TIME,
-            };
-        }
-        if let Phase::Cancelling { until } = self.phase
-            && now >= until
-        {
-            if self.running > 0 {
-                // They block their threads and cannot be dropped. Their messages are not given
-                // back while the code still runs; they come back when their leases end.
-                let abandoned = self.leases.abandon_running();
-                tracing::warn!(
-                    abandoned,
-                    "handlers did not stop; their leases are left to end"
-                );
-            }
-            self.phase = Phase::Flushing {
-                until: now + self.settings.storage_timeout,
-            };
-        }
-    }
-
     fn read_finished(&mut self, now: Instant) {
-        let finished = self.surroundings.inbox.take();
+        let finished = self.shared.inbox.take();
         if finished.is_empty() {
             return;
         }
         self.claiming.finished(finished.len(), now);
         let all = finished.iter().map(|finished| finished.message.held());
-        let held = self.leases.begin_settling(all);
+        let held = self.shared.leases.begin_settling(all);
         for (finished, held) in finished.into_iter().zip(held) {
             self.running -= 1;
             self.suspects -= usize::from(finished.message.is_suspect());
@@ -335,9 +250,12 @@ impl Agent {
     }
 
     fn decide(&mut self, finished: Finished, held: bool) {
-        add(&self.telemetry.counters.panicked, finished.panicked.into());
         add(
-            &self.telemetry.counters.timed_out,
+            &self.shared.telemetry.counters.panicked,
+            finished.panicked.into(),
+        );
+        add(
+            &self.shared.telemetry.counters.timed_out,
             finished.timed_out.into(),
         );
         if !held {
@@ -349,14 +267,14 @@ impl Agent {
                 self.outgoing
                     .push(Pending::new(&finished.message, verdict, finished.duration))
             }
-            None => self.leases.end([finished.message.held()]),
+            None => self.shared.leases.end([finished.message.held()]),
         }
     }
 
     /// Settles a message that did not run.
     fn give_back(&mut self, message: &Claimed, verdict: Verdict) {
         self.suspects -= usize::from(message.is_suspect());
-        if self.leases.begin_settling([message.held()]) == [true] {
+        if self.shared.leases.begin_settling([message.held()]) == [true] {
             self.outgoing
                 .push(Pending::new(message, verdict, Duration::ZERO));
         }
@@ -390,20 +308,20 @@ impl Agent {
             message,
             lease,
             Arc::clone(&self.data),
-            Arc::clone(&self.runtime),
+            Arc::clone(&self.shared.runtime),
         );
-        let (registration, surroundings) =
-            (Arc::clone(registration), Arc::clone(&self.surroundings));
+        let (registration, shared) = (Arc::clone(registration), Arc::clone(&self.shared));
         self.running += 1;
         self.runners
-            .put(Run::new(context, registration, surroundings, now));
-        self.next_look.get_or_insert(now + RELIEF);
+            .put(Run::new(context, registration, shared, now));
     }
 
     fn give_back_unknown(&mut self, message: &Claimed) {
-        add(&self.telemetry.counters.unknown_kind, 1);
+        add(&self.shared.telemetry.counters.unknown_kind, 1);
         tracing::warn!(id = %message.id, queue = &*message.queue, kind = &*message.kind, "no handler is registered for this kind; given back with a delay");
-        self.telemetry.tell(&Event::UnknownKind(About::of(message)));
+        self.shared
+            .telemetry
+            .tell(&Event::UnknownKind(About::of(message)));
         let after = self.settings.unknown_kind_delay;
         self.give_back(message, Verdict::Snooze { after });
     }
@@ -425,22 +343,23 @@ impl Agent {
 
     /// Waits until a turn can change something.
     async fn wait_turn(&mut self) {
-        let now = self.runtime.now();
-        let shutdown = Arc::clone(&self.shutdown);
+        let now = self.now();
+        let shutdown = &self.shared.shutdown;
         let mut shutdown_changed = shutdown.listen();
-        // The level may have changed before the listener was there.
-        match self.phase {
-            Phase::Claiming if shutdown.is_draining() => return,
-            Phase::Draining { .. } if shutdown.is_cancelled() => return,
-            Phase::Claiming
-            | Phase::Draining { .. }
-            | Phase::Cancelling { .. }
-            | Phase::Flushing { .. } => {}
+        // It may have come before the listener was there.
+        if self.phase.is_told_to_end(shutdown) {
+            return;
+        }
+        if self.has_to_look() {
+            self.next_look = Some(now + RELIEF);
         }
         let next_change = self.next_change(now).into_iter().chain(self.next_look);
-        let mut sleep = next_change
-            .min()
-            .map(|at| self.runtime.sleep(at.saturating_duration_since(now)).fuse());
+        let mut sleep = next_change.min().map(|at| {
+            self.shared
+                .runtime
+                .sleep(at.saturating_duration_since(now))
+                .fuse()
+        });
         let turn = poll_fn(|task| {
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
                 if let Poll::Ready(answer) = exchange.answer.as_mut().poll(task) {
@@ -449,7 +368,7 @@ impl Agent {
                 }
             }
             // An end matters if something waits for its slot, or if its outcome can go at once.
-            let finished = self.surroundings.inbox.poll_count(task);
+            let finished = self.shared.inbox.poll_count(task);
             if finished > 0 && (self.line_is_short() || self.is_worth_an_exchange(finished)) {
                 return Poll::Ready(Turn::SomeFinished);
             }
@@ -458,7 +377,7 @@ impl Agent {
                     more: hint.is_some(),
                 });
             }
-            if Pin::new(&mut shutdown_changed).poll(task).is_ready() {
+            if Pin::new(&mut shutdown_changed).poll(task).is_ready() || self.has_to_look() {
                 return Poll::Ready(Turn::TimeOrSignal);
             }
             if let Some(sleep) = &mut sleep
@@ -483,19 +402,16 @@ impl Agent {
         }
     }
 
-    /// Runners that came no further are blocked by handlers: others take what is in the line.
     fn look_after_runners(&mut self, now: Instant) {
-        if self.next_look.is_none_or(|at| now < at) {
-            return;
+        if self.next_look.is_some_and(|at| now >= at) {
+            self.next_look = None;
+            self.runners.look();
         }
-        let taken = self.runners.taken();
-        let came_on = taken != std::mem::replace(&mut self.taken, taken);
-        if !came_on {
-            self.runners.relieve();
-        }
-        // Without either nothing is taken until the agent puts something in line, and looks again.
-        let goes_on = came_on || self.runners.waiting() > 0;
-        self.next_look = goes_on.then(|| now + RELIEF);
+    }
+
+    /// Whether a runner began since the agent last meant to look.
+    fn has_to_look(&self) -> bool {
+        self.next_look.is_none() && self.runners.is_watched()
     }
 
     /// When something changes by the clock alone.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::{FutureExt, poll_fn};
 
-use super::execute::{Begun, Run, Surroundings};
+use super::execute::{Begun, Run, Shared};
 use super::verdict::{caught, panic_message};
 use crate::runtime::yield_once;
 
@@ -21,7 +21,7 @@ const SLICE: Duration = Duration::from_micros(500);
 
 /// The line of started runs, the slots they wait for, and how many serve them.
 pub(super) struct Runners {
-    surroundings: Arc<Surroundings>,
+    shared: Arc<Shared>,
     /// How many runners there are without need: one for each thread.
     most: usize,
 }
@@ -39,8 +39,10 @@ struct State {
     active: usize,
     /// Of these, how many the runtime has not polled yet.
     fresh: usize,
-    /// How many runs were taken from the line.
-    taken: usize,
+    /// A run was taken from the line since the last look.
+    came_on: bool,
+    /// The agent looks after the runners, or was told to. Otherwise none of them can hold up others.
+    watched: bool,
 }
 
 impl Slots {
@@ -51,7 +53,8 @@ impl Slots {
                 free: count,
                 active: 0,
                 fresh: 0,
-                taken: 0,
+                came_on: false,
+                watched: false,
             }),
         }
     }
@@ -72,6 +75,14 @@ impl State {
         self.free.min(self.line.len())
     }
 
+    /// Has the agent look if there is more to take by a runner, which its handlers may block. Returns
+    /// whether the agent has to be told.
+    fn watch(&mut self) -> bool {
+        let begins = !self.watched && self.active > 0 && !self.line.is_empty();
+        self.watched |= begins;
+        begins
+    }
+
     /// So many runners are started.
     fn engage(&mut self, count: usize) {
         self.active += count;
@@ -86,19 +97,19 @@ impl State {
         let mut run = self.line.pop_front()?;
         run.take_slot();
         self.free -= 1;
-        self.taken = self.taken.wrapping_add(1);
+        self.came_on = true;
         Some(run)
     }
 }
 
 impl Runners {
-    pub(super) fn new(surroundings: Arc<Surroundings>) -> Self {
-        let most = surroundings.runtime.parallelism().max(1);
-        Self { surroundings, most }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let most = shared.runtime.parallelism().max(1);
+        Self { shared, most }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.surroundings.slots.lock()
+        self.shared.slots.lock()
     }
 
     /// Puts a run in the line. It begins once there is a runner: see [`staff`](Self::staff).
@@ -118,9 +129,9 @@ impl Runners {
         state.line.len().saturating_sub(state.free)
     }
 
-    /// How many runs were taken from the line so far.
-    pub(super) fn taken(&self) -> usize {
-        self.lock().taken
+    /// Whether the agent is to look after the runners: see [`look`](Self::look).
+    pub(super) fn is_watched(&self) -> bool {
+        self.lock().watched
     }
 
     /// Ends all that is in the line, as the worker begins nothing any more.
@@ -136,18 +147,28 @@ impl Runners {
             let wanted = self.most.min(state.startable());
             let more = wanted.saturating_sub(state.active);
             state.engage(more);
+            state.watch();
             more
         };
         self.spawn(more);
     }
 
-    /// Starts runners until there is one for each run that can begin, because those that have begun do not
-    /// come to it. Those that the runtime has not come to yet count: more of them would not help it.
-    pub(super) fn relieve(self: &Arc<Self>) {
+    /// Looks whether the runners came on since the last look. If not, handlers block them, and each run
+    /// that can begin gets a runner of its own. Those that the runtime has not come to yet count: more of
+    /// them would not help it.
+    ///
+    /// Where all runners have left, as the slots are taken by handlers that wait, nobody needs to look again
+    /// until one begins; nor where nothing was taken and nothing is left to take.
+    pub(super) fn look(self: &Arc<Self>) {
         let more = {
             let mut state = self.lock();
-            let more = state.startable().saturating_sub(state.fresh);
+            let came_on = std::mem::take(&mut state.came_on);
+            let relief = state.startable().saturating_sub(state.fresh);
+            let more = if came_on { 0 } else { relief };
             state.engage(more);
+            let begins = state.startable() > 0;
+            let goes_on = state.active > 0 && (came_on || !state.line.is_empty());
+            state.watched = begins || goes_on;
             more
         };
         self.spawn(more);
@@ -161,7 +182,7 @@ impl Runners {
                 some_ended: false,
                 left: false,
             };
-            self.surroundings.runtime.spawn(Box::pin(runner.work()));
+            self.shared.runtime.spawn(Box::pin(runner.work()));
         }
     }
 }
@@ -193,17 +214,17 @@ impl Runner {
 
     /// Returns whether there may be more to begin.
     fn run_slice(&mut self, task: &mut TaskContext<'_>) -> bool {
-        let surroundings = Arc::clone(&self.runners.surroundings);
-        let begun = surroundings.runtime.now();
+        let shared = Arc::clone(&self.runners.shared);
+        let begun = shared.runtime.now();
         // The heartbeat may not have come to them yet, above all after the process was stopped.
-        let some_are_over = surroundings.leases.some_may_be_over(begun);
+        let some_are_over = shared.leases.some_may_be_over(begun);
         let mut now = begun;
         let more = loop {
             let Some(run) = self.take() else {
                 break false;
             };
             if some_are_over {
-                surroundings.give_up_if_over(&run, now);
+                shared.give_up_if_over(&run, now);
             }
             // Tokio keeps what was spawned last for this thread alone: if the next handler blocked it,
             // that one would stand still as long. So nothing more is begun in this turn.
@@ -226,7 +247,7 @@ impl Runner {
         if std::mem::take(&mut self.some_ended) {
             // Not for each, so that their outcomes go together, and not before the next has begun: tokio
             // keeps the agent for this thread as well.
-            surroundings.inbox.wake();
+            shared.inbox.wake();
         }
         more
     }
@@ -251,16 +272,25 @@ impl Runner {
             if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
                 tracing::error!(panic = panic_message(panic), "a run panicked at its end");
             }
-            runners.lock().active += 1;
+            let watch = {
+                let mut state = runners.lock();
+                state.active += 1;
+                state.watch()
+            };
             let runner = Runner {
                 runners,
                 fresh: false,
                 some_ended: true,
                 left: false,
             };
+            if watch {
+                // Before the next begins: it may block the thread for which tokio keeps the agent.
+                runner.runners.shared.inbox.wake();
+                yield_once().await;
+            }
             runner.work().await;
         };
-        let runtime = &self.runners.surroundings.runtime;
+        let runtime = &self.runners.shared.runtime;
         // A run that is dropped in a panic tells its end; the runner goes on.
         if caught(|| runtime.spawn(Box::pin(task))).is_none() {
             tracing::error!("the runtime panicked instead of spawning a handler");
@@ -275,7 +305,7 @@ impl Drop for Runner {
             // The runtime ends and drops its tasks.
             self.runners.lock().active -= 1;
             self.runners.clear();
-            self.runners.surroundings.inbox.wake();
+            self.runners.shared.inbox.wake();
         }
     }
 }

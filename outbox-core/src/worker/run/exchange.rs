@@ -96,8 +96,8 @@ impl Agent {
         if request.is_none() && asked.is_none() {
             return false;
         }
-        add(&self.telemetry.counters.exchanges, 1);
-        let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.runtime));
+        add(&self.shared.telemetry.counters.exchanges, 1);
+        let (storage, runtime) = (Arc::clone(&self.storage), Arc::clone(&self.shared.runtime));
         let limit = self.settings.storage_timeout;
         let exchange = converse(storage, runtime, limit, asked, request);
         self.exchanges.push(UnderWay {
@@ -108,14 +108,15 @@ impl Agent {
     }
 
     pub(super) fn take_answer(&mut self, answer: Answer) {
-        let now = self.runtime.now();
+        let now = self.now();
         let mut failed = None;
         let settles = answer.settled.is_some();
         match answer.settled {
             None => {}
             Some((call, Ok(settled))) => {
                 let known = self.outgoing.answered(call, &settled, now);
-                self.leases
+                self.shared
+                    .leases
                     .end(known.iter().map(|(pending, _)| pending.held()));
                 for (pending, fate) in known {
                     self.tell_fate(&pending, fate);
@@ -162,25 +163,25 @@ impl Agent {
             self.outgoing.failed(call, now);
         } else if let Some(refused) = self.outgoing.refused(call) {
             tracing::error!(id = %refused.settlement.id, error = error as &dyn std::error::Error, "an outcome was refused; the message comes back when its lease ends");
-            self.leases.end([refused.held()]);
+            self.shared.leases.end([refused.held()]);
         }
     }
 
     fn take_claim(&mut self, request: &ClaimRequest, claim: Claim, sent: Instant, now: Instant) {
         let count = claim.messages.len();
-        add(&self.telemetry.counters.claimed, count);
+        add(&self.shared.telemetry.counters.claimed, count);
         if request.source == Source::Expired {
-            add(&self.telemetry.counters.reclaimed, count);
+            add(&self.shared.telemetry.counters.reclaimed, count);
         }
-        self.telemetry.tell(&Event::Claimed {
+        self.shared.telemetry.tell(&Event::Claimed {
             source: request.source,
             count,
             limit: request.limit,
         });
         for dead in &claim.dead {
-            add(&self.telemetry.counters.dead, 1);
+            add(&self.shared.telemetry.counters.dead, 1);
             tracing::warn!(id = %dead.id, queue = &*dead.queue, kind = &*dead.kind, reason = %dead.reason, "message became a dead letter");
-            self.telemetry.tell(&Event::DeadLettered {
+            self.shared.telemetry.tell(&Event::DeadLettered {
                 message: About::new(dead.id, &dead.queue, &dead.kind, 0),
                 reason: dead.reason,
             });
@@ -194,11 +195,14 @@ impl Agent {
                 .find(|asked| &*asked.queue == queue)
                 .map_or(crate::lease::MIN_LEASE_TTL, |asked| asked.lease_ttl)
         };
-        let (leases, former) = self.leases.add(&claim.messages, lease_ttl, sent, now);
-        give_up(&self.telemetry, former);
+        let (leases, former) = self
+            .shared
+            .leases
+            .add(&claim.messages, lease_ttl, sent, now);
+        give_up(&self.shared.telemetry, former);
         for (message, lease) in claim.messages.into_iter().zip(leases) {
             self.suspects += usize::from(message.is_suspect());
-            if self.phase != Phase::Claiming || self.shutdown.is_draining() {
+            if self.phase != Phase::Claiming || self.shared.shutdown.is_draining() {
                 self.give_back(&message, Verdict::Release);
             } else if message.is_suspect() {
                 self.ready.push_front((message, lease));
@@ -231,12 +235,12 @@ impl Agent {
     }
 
     fn tell_fate(&mut self, pending: &Pending, fate: Fate) {
-        let counters = &self.telemetry.counters;
+        let counters = &self.shared.telemetry.counters;
         // An unresolved one may well have been written.
         if fate != Fate::Lost
             && let Written::Retried(after) | Written::Snoozed(after) = pending.written()
         {
-            self.claiming.due_again(after, self.runtime.now());
+            self.claiming.due_again(after, self.now());
         }
         match fate {
             Fate::Written => {
@@ -253,7 +257,7 @@ impl Agent {
                 if let Verdict::Dead { reason, error } = &pending.settlement.verdict {
                     tracing::warn!(id = %pending.settlement.id, queue = &*pending.queue, kind = &*pending.kind, %reason, error, "message became a dead letter");
                 }
-                self.telemetry.tell(&Event::Settled {
+                self.shared.telemetry.tell(&Event::Settled {
                     message: pending.about(),
                     written,
                     duration: pending.duration,
@@ -261,30 +265,31 @@ impl Agent {
             }
             Fate::Lost => {
                 add(&counters.fenced_writes, 1);
-                lease_lost(&self.telemetry, pending.about(), LossPhase::Settle);
+                lease_lost(&self.shared.telemetry, pending.about(), LossPhase::Settle);
             }
             Fate::Unresolved => {
                 add(&counters.unresolved, 1);
-                self.telemetry.tell(&Event::Unresolved(pending.about()));
+                self.shared
+                    .telemetry
+                    .tell(&Event::Unresolved(pending.about()));
             }
         }
     }
 
     pub(super) fn storage_failed(&mut self, error: &Error, sent: Instant) {
-        add(&self.telemetry.counters.storage_errors, 1);
-        let failures = self
-            .backoff
-            .failed(sent, self.runtime.now(), fastrand::f64());
+        add(&self.shared.telemetry.counters.storage_errors, 1);
+        let failures = self.backoff.failed(sent, self.now(), fastrand::f64());
         tracing::warn!(
             error = error as &dyn std::error::Error,
             failures,
             "the storage failed; the worker goes on"
         );
-        self.telemetry.set_health(Health::Degraded {
+        self.shared.telemetry.set_health(Health::Degraded {
             failures,
             error: error.to_string(),
         });
-        self.telemetry
+        self.shared
+            .telemetry
             .tell(&Event::StorageFailed { error, failures });
     }
 
@@ -293,10 +298,12 @@ impl Agent {
             return;
         }
         let failures = self.backoff.recovered();
-        self.telemetry.set_health(Health::Healthy);
+        self.shared.telemetry.set_health(Health::Healthy);
         if failures > 0 {
             tracing::info!(failures, "the storage answers again");
-            self.telemetry.tell(&Event::StorageRecovered { failures });
+            self.shared
+                .telemetry
+                .tell(&Event::StorageRecovered { failures });
         }
     }
 }

@@ -164,7 +164,7 @@ const LEASE_TTL: Duration = Duration::from_secs(30);
 /// Some runs in line for these slots, and no agent.
 fn rig(slots: usize, runs: i64) -> Rig {
     let runtime = Arc::new(ByHand::new());
-    let surroundings = Arc::new(Surroundings {
+    let shared = Arc::new(Shared {
         runtime: runtime.clone(),
         shutdown: Arc::<Shutdown>::default(),
         telemetry: Arc::new(Telemetry::new(Vec::new())),
@@ -177,7 +177,7 @@ fn rig(slots: usize, runs: i64) -> Rig {
     let registration = Arc::clone(registry.find("q", "k").expect("it is registered"));
     let rig = Rig {
         runtime,
-        runners: Arc::new(Runners::new(surroundings)),
+        runners: Arc::new(Runners::new(shared)),
         registration,
         count: Arc::default(),
     };
@@ -186,8 +186,8 @@ fn rig(slots: usize, runs: i64) -> Rig {
 }
 
 impl Rig {
-    fn surroundings(&self) -> &Arc<Surroundings> {
-        &self.runners.surroundings
+    fn shared(&self) -> &Arc<Shared> {
+        &self.runners.shared
     }
 
     fn put(&self, id: i64) {
@@ -197,17 +197,14 @@ impl Rig {
             token: LeaseToken::random(),
         };
         let message = Claimed::new(held, Arc::from("q"), Arc::from("k"), Vec::new());
-        let leases = &self.surroundings().leases;
+        let leases = &self.shared().leases;
         let (mut leases, _) = leases.add(std::slice::from_ref(&message), |_| LEASE_TTL, now, now);
         let lease = leases.pop().expect("one for each message");
         let mut data = DataMap::default();
         data.insert(Arc::clone(&self.count));
         let context = Context::new(message, lease, Arc::new(data), self.runtime.clone());
-        let (registration, surroundings) = (
-            Arc::clone(&self.registration),
-            Arc::clone(self.surroundings()),
-        );
-        let run = Run::new(context, registration, surroundings, now);
+        let (registration, shared) = (Arc::clone(&self.registration), Arc::clone(self.shared()));
+        let run = Run::new(context, registration, shared, now);
         self.runners.put(run);
     }
 
@@ -232,7 +229,7 @@ fn who_ends_a_run_begins_the_next_and_no_more_run_than_there_are_slots() {
         }
         rig.runners.staff();
         while rig.runtime.go_on() {}
-        let ended = rig.surroundings().inbox.take();
+        let ended = rig.shared().inbox.take();
         assert_eq!(ended.len(), 60, "{slots} slots, {own_tasks}");
         assert!(rig.count.most.load(Ordering::Relaxed) <= slots);
         assert_eq!(rig.counts(), (slots, 0, 0));
@@ -249,9 +246,29 @@ fn what_is_dropped_frees_its_slot_and_is_released() {
         }
         rig.runtime.tasks().clear();
         rig.runners.clear();
-        assert_eq!(rig.surroundings().inbox.take().len(), 5);
+        assert_eq!(rig.shared().inbox.take().len(), 5);
         assert_eq!(rig.counts(), (2, 0, 0), "after {polls} polls");
     }
+}
+
+#[test]
+fn what_a_panic_drops_before_it_began_is_released() {
+    let rig = rig(1, 1);
+    rig.give_own_tasks();
+    rig.runners.staff();
+    rig.runtime.poll(0);
+    let own_task = rig.runtime.tasks().swap_remove(0);
+    caught(|| {
+        let _dropped = own_task;
+        panic_quietly();
+    });
+    assert_eq!(rig.count.begun.load(Ordering::Relaxed), 0);
+    let ended = rig.shared().inbox.take();
+    let [end] = &ended[..] else {
+        panic!("one run, and {} ends", ended.len());
+    };
+    assert!(matches!(end.verdict, Some(Verdict::Release)));
+    assert!(!end.panicked);
 }
 
 #[test]
@@ -265,7 +282,7 @@ fn a_task_of_its_own_that_begins_after_the_lease_calls_no_handler() {
     rig.runtime.seconds.store(seconds, Ordering::Relaxed);
     while rig.runtime.go_on() {}
     assert_eq!(rig.count.begun.load(Ordering::Relaxed), 0);
-    let ended = rig.surroundings().inbox.take();
+    let ended = rig.shared().inbox.take();
     assert!(ended.iter().all(|end| end.verdict.is_none()));
     assert_eq!((ended.len(), rig.counts()), (2, (1, 0, 0)));
 }
@@ -282,14 +299,39 @@ fn nothing_begins_once_the_worker_drains() {
             rig.runtime.go_on();
         }
         // The agent has not come to it yet.
-        rig.surroundings().shutdown.drain();
+        rig.shared().shutdown.drain();
         while rig.runtime.go_on() {}
         assert_eq!(rig.count.begun.load(Ordering::Relaxed), 0);
-        let ended = rig.surroundings().inbox.take();
+        let ended = rig.shared().inbox.take();
         let released = |end: &Finished| matches!(end.verdict, Some(Verdict::Release));
         assert!(ended.iter().all(released));
         assert_eq!((ended.len(), rig.counts()), (2, (1, 0, 0)));
     }
+}
+
+#[test]
+fn the_runners_are_looked_after_only_while_one_may_be_blocked() {
+    // Both wait for a while, in one slot.
+    let rig = rig(1, 0);
+    [2, 4].into_iter().for_each(|id| rig.put(id));
+    let watched = || rig.runners.is_watched();
+    assert!(!watched(), "nobody has begun");
+    rig.runners.staff();
+    assert!(watched(), "a runner is started");
+    rig.runtime.poll(0);
+    rig.runners.look();
+    assert!(watched(), "the runner is not known to have left");
+    rig.runtime.poll(1);
+    rig.runners.look();
+    assert!(!watched(), "the slot is taken, and the runner has left");
+    while !watched() {
+        rig.runtime.poll(0);
+    }
+    // Before the handler that may block.
+    assert_eq!(rig.shared().inbox.take().len(), 1);
+    assert_eq!(rig.count.begun.load(Ordering::Relaxed), 1);
+    while rig.runtime.go_on() {}
+    assert_eq!(rig.shared().inbox.take().len(), 1);
 }
 
 /// An agent, a runtime that drops tasks and handlers that panic, in any order.
@@ -303,7 +345,7 @@ fn every_run_ends_once_and_leaves_its_slot_in_any_order_of_events() {
         let rig = rig(slots, 0);
         let (mut put, mut ended) = (0, BTreeSet::new());
         let mut read = |rig: &Rig| {
-            for end in rig.surroundings().inbox.take() {
+            for end in rig.shared().inbox.take() {
                 assert!(ended.insert(end.message.id.0), "seed {seed}: ended twice");
             }
             ended.len()
@@ -317,7 +359,7 @@ fn every_run_ends_once_and_leaves_its_slot_in_any_order_of_events() {
                     rig.put(put);
                     rig.runners.staff();
                 }
-                10..12 => rig.runners.relieve(),
+                10..12 => rig.runners.look(),
                 12 => rig.give_own_tasks(),
                 13 if drops && tasks > 0 => {
                     let task = rig.runtime.tasks().swap_remove(random.usize(..tasks));
