@@ -7,7 +7,7 @@
 -- $4 integer  the time by which they are due, in milliseconds since the Unix epoch
 --
 -- Returns one row: messages text, with a line of JSON for each message: an array of its columns, in
--- the order of those of large.sql and the payload in hexadecimal; or where it has more than 4 KiB its
+-- the order of those of large.sql and the payload in hexadecimal; or where it has more than 1 KiB its
 -- id alone, by which large.sql then reads it. In the order of the levels, and within a level by due
 -- time and id.
 -- Locks: the write lock of its transaction, without which what it reads could change.
@@ -29,7 +29,7 @@ from (
         -- Of a column alone, octet_length() does not read what it measures.
         octet_length(payload) + coalesce(octet_length(headers), 0)
             + coalesce(octet_length(waiting.key), 0) + coalesce(octet_length(group_key), 0)
-            + coalesce(octet_length(tag), 0) + octet_length(content_type) <= 4096,
+            + coalesce(octet_length(tag), 0) + octet_length(content_type) <= 1024,
         json_array(
             waiting.id, waiting.queue, kind, hex(payload), content_type, headers, priority,
             waiting.key, group_key, tag, min(attempts, 32766) + 1, max_attempts,

@@ -123,8 +123,15 @@ fn instant(millis: i64) -> Timestamp {
 /// Reads hexadecimal digits.
 fn bytes(text: &str) -> Option<Vec<u8>> {
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |&[high, low]: &[u8; 2]| Some(digit(high)? << 4 | digit(low)?);
-    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
+    if !rest.is_empty() {
+        return None;
+    }
+    // An `Option` of a `Vec` would be collected without knowing its size.
+    let mut bytes = Vec::with_capacity(pairs.len());
+    for &[high, low] in pairs {
+        bytes.push(digit(high)? << 4 | digit(low)?);
+    }
+    Some(bytes)
 }
 
 const fn digit(letter: u8) -> Option<u8> {

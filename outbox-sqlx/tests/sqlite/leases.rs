@@ -56,8 +56,8 @@ async fn what_is_due_is_found_in_every_level_and_no_other_is_touched() {
 async fn a_message_is_the_same_however_it_is_read() {
     let (file, storage) = migrated().await;
     let mut ours = file.connect().await.unwrap();
-    // Beside the payload there are 32 bytes of no fixed size, and up to 4 KiB are small.
-    let payloads = [0, 3, 4_064, 4_065, 10_000].map(|size| {
+    // Beside the payload there are 32 bytes of no fixed size, and up to 1 KiB are small.
+    let payloads = [0, 3, 992, 993, 10_000].map(|size| {
         let bytes = (0..=u8::MAX).rev().cycle();
         bytes.take(size).collect::<Vec<u8>>()
     });
