@@ -204,3 +204,23 @@ async fn both_statements_of_a_claim_find_the_same_messages() {
         assert_eq!(read, leased, "{due_by}");
     }
 }
+
+/// Its lease may end before it is read: then it is for whoever takes it over.
+#[tokio::test]
+async fn a_large_message_is_read_by_its_holder_only() {
+    let (file, _storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    execute(
+        &mut ours,
+        "insert into outbox_message (queue, kind, payload, content_type, acquired_token,
+             acquired_at, lease_expires_at)
+         values ('q', 'k', zeroblob(2000), 't', cast('sixteen bytes ok' as blob), 1, 2)",
+    )
+    .await;
+    let queries: HashMap<String, String> = queries().into_iter().collect();
+    for (token, expected) in [("sixteen bytes ok", 1), ("sixteen bytes no", 0)] {
+        let read = sqlx::query(AssertSqlSafe(queries["large"].clone()));
+        let read = read.bind(token.as_bytes()).bind("[1]");
+        assert_eq!(read.fetch_all(&mut ours).await.unwrap().len(), expected);
+    }
+}
