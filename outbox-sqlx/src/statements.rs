@@ -68,6 +68,7 @@ statements! { SqliteStatements of crate::sqlite::TablePrefix {
     forget = "../queries/sqlite/forget.sql";
     held = "../queries/sqlite/held.sql";
     journal_mode = "../queries/sqlite/journal_mode.sql";
+    large = "../queries/sqlite/large.sql";
     lock_database = "../queries/sqlite/lock_database.sql";
     next_due = "../queries/sqlite/next_due.sql";
     pending = "../queries/sqlite/pending.sql";
@@ -81,6 +82,7 @@ statements! { SqliteStatements of crate::sqlite::TablePrefix {
     schema_version = "../queries/sqlite/schema_version.sql";
     set_journal_mode = "../queries/sqlite/set_journal_mode.sql";
     settle_delete = "../queries/sqlite/settle_delete.sql";
+    settle_held = "../queries/sqlite/settle_held.sql";
     settle_return = "../queries/sqlite/settle_return.sql";
     verify_columns = "../queries/sqlite/verify_columns.sql";
     verify_indexes = "../queries/sqlite/verify_indexes.sql";

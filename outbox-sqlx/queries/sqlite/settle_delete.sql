@@ -3,7 +3,7 @@
 --
 -- $2 text  leases, as a JSON array of [token in hexadecimal, array of the ids it holds]
 --
--- Returns id integer of those whose token still held.
+-- Returns nothing: settle_held.sql, just before, says which it will delete.
 -- Locks: the write lock of its transaction.
 -- Index: the primary key. With "=" in the place of "is" the token would make message_lease_idx
 -- usable, which would be walked from end to end where the statistics say that the table is empty.
@@ -20,4 +20,3 @@ where id in (
     where m.id = settled.value
       and m.acquired_token is lease.token
 )
-returning id

@@ -58,6 +58,7 @@ pub(super) async fn check_journal(inner: &Inner) -> Result<(), Error> {
 async fn check_statements(inner: &Inner) -> Result<(), Error> {
     let mut all = inner.texts.all();
     all.push(&inner.statements.next_due);
+    all.push(&inner.statements.large);
     all.push(&inner.statements.expired);
     inner.control.prepare("check", &all).await?;
     let query = sqlx::query(inner.statements.renew.clone()).bind("[]");

@@ -9,9 +9,10 @@ use sqlx::Row;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 
-use super::codec::{list, millis};
+use super::codec::{decode, list, millis};
 use super::error::storage_error;
 use super::expired;
+use super::rows::Packed;
 use super::storage::Inner;
 use crate::rows::{Fields, Leased, Names, claim_of, leased, place_of, sort_by_start};
 
@@ -151,7 +152,40 @@ async fn claim_pending(inner: &Inner, request: &ClaimRequest, due: &Due) -> Resu
         .bind(list(levels))
         .bind(limit(request))
         .bind(due.asked_at);
-    claim_with(inner, request, query).await
+    let rows = inner.control.fetch("claim", query).await?;
+    let mut names = Names::of_queues(&request.queues);
+    let read = unpack(request, &rows, &mut names);
+    let (mut messages, large) = read.map_err(|error| storage_error("claim", error))?;
+    if !large.is_empty() {
+        // If this fails, the claim has failed, and is recovered as one whose reply was lost.
+        let query = sqlx::query(inner.statements.large.clone())
+            .bind(request.token.as_uuid())
+            .bind(list(large));
+        messages.extend(read_leased(inner, request, &mut names, query).await?);
+    }
+    sort_by_start(request, &mut messages);
+    Ok(claim_of(messages))
+}
+
+/// The messages that `pending.sql` has packed, and the ids of those that are large.
+fn unpack(
+    request: &ClaimRequest,
+    rows: &[SqliteRow],
+    names: &mut Names,
+) -> Result<(Vec<Leased>, Vec<Value>), sqlx::Error> {
+    let mut messages = Vec::new();
+    let mut large = Vec::new();
+    for row in rows {
+        for message in row.text("messages")?.lines() {
+            match serde_json::from_str(message).map_err(decode)? {
+                Value::Array(columns) => {
+                    messages.push(leased(&Packed(&columns), request.token, names)?);
+                }
+                id => large.push(id),
+            }
+        }
+    }
+    Ok((messages, large))
 }
 
 /// Finds what an earlier call with this token has leased: begins the leases anew of what starts
@@ -207,10 +241,19 @@ async fn claim_with(
     query: Query<'_, Sqlite, SqliteArguments>,
 ) -> Result<Claim, Error> {
     let mut names = Names::of_queues(&request.queues);
-    let read = |row: SqliteRow| leased(&row, request.token, &mut names);
-    let messages = inner.control.read("claim", query, read).await?;
-    let messages: Result<Vec<Leased>, _> = messages.into_iter().collect();
-    let mut messages = messages.map_err(|error| storage_error("claim", error))?;
+    let mut messages = read_leased(inner, request, &mut names, query).await?;
     sort_by_start(request, &mut messages);
     Ok(claim_of(messages))
+}
+
+async fn read_leased(
+    inner: &Inner,
+    request: &ClaimRequest,
+    names: &mut Names,
+    query: Query<'_, Sqlite, SqliteArguments>,
+) -> Result<Vec<Leased>, Error> {
+    let read = |row: SqliteRow| leased(&row, request.token, names);
+    let messages = inner.control.read("claim", query, read).await?;
+    let messages: Result<Vec<Leased>, _> = messages.into_iter().collect();
+    messages.map_err(|error| storage_error("claim", error))
 }

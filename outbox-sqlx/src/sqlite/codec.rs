@@ -43,6 +43,11 @@ pub(super) fn list(values: impl IntoIterator<Item = Value>) -> String {
     Value::Array(values.into_iter().collect()).to_string()
 }
 
+/// An answer that is not what the statement says.
+pub(super) fn decode(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
 /// A message that becomes a dead letter, as `bury.sql` reads it. `ended` says when its lease ended,
 /// where that is why.
 pub(super) fn letter(

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 
 use outbox_core::{Error, Held, LeaseToken, MessageId, Renewal, Renewed, Settled, Settlement};
 use serde_json::{Value, json};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
-use super::codec::{hex, letter, list, millis};
+use super::codec::{decode, hex, letter, list, millis};
 use super::error::storage_error;
 use super::lane::Lane;
 use super::storage::Inner;
@@ -32,13 +34,25 @@ pub(super) async fn settle(inner: &Inner, settlements: &[Settlement]) -> Result<
         })))
         .bind(by_token(&outcomes.deleted))
         .bind(list(outcomes.returned.iter().map(returned)));
-    let ids = inner
-        .control
-        .read("settle", query, |row| row.id("id"))
-        .await?;
-    let written = ids.into_iter().collect::<Result<_, _>>();
-    let written = written.map_err(|error| storage_error("settle", error))?;
+    let rows = inner.control.fetch("settle", query).await?;
+    let written = written(&rows).map_err(|error| storage_error("settle", error))?;
     Ok(Settled::new(written))
+}
+
+/// The ids of what is deleted come in one row, all others in a row each.
+fn written(rows: &[SqliteRow]) -> Result<Vec<MessageId>, sqlx::Error> {
+    let mut written = Vec::new();
+    for row in rows {
+        if row.try_column("ids").is_ok() {
+            let ids: Vec<i64> = serde_json::from_str(&row.text("ids")?).map_err(decode)?;
+            written.extend(ids.into_iter().map(MessageId));
+            // Of one that was settled twice.
+            written.dedup();
+        } else {
+            written.push(row.id("id")?);
+        }
+    }
+    Ok(written)
 }
 
 /// The ids of each token, as `settle_delete.sql` reads them.

@@ -36,7 +36,13 @@ impl Texts {
             find_held: transaction(&[&of.held]),
             recover: transaction(&[&of.release, &of.recover]),
             revive: transaction(&[&of.revive, &of.forget]),
-            settle: transaction(&[&of.bury, &of.remove, &of.settle_delete, &of.settle_return]),
+            settle: transaction(&[
+                &of.bury,
+                &of.remove,
+                &of.settle_held,
+                &of.settle_delete,
+                &of.settle_return,
+            ]),
             take_over: transaction(&[&of.bury, &of.remove, &of.reclaim]),
         }
     }

@@ -2,7 +2,7 @@
 //! JSON. The rules themselves are in the conformance suite.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outbox_core::{
     ClaimRequest, Claimed, DeadReason, LeaseToken, QueueLease, Renewal, Settlement, Source,
@@ -49,6 +49,54 @@ async fn what_is_due_is_found_in_every_level_and_no_other_is_touched() {
         due > Duration::from_secs(50) && due <= Duration::from_secs(60),
         "{due:?}"
     );
+}
+
+/// In the first claim as a text or, where it is large, by its id; when that is resumed as rows.
+#[tokio::test]
+async fn a_message_is_the_same_however_it_is_read() {
+    let (file, storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    // Beside the payload there are 32 bytes of no fixed size, and up to 1 KiB are small.
+    let payloads = [0, 3, 992, 993, 10_000].map(|size| {
+        let bytes = (0..=u8::MAX).rev().cycle();
+        bytes.take(size).collect::<Vec<u8>>()
+    });
+    for payload in &payloads {
+        let digits: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        let insert = format!(
+            "insert into outbox_message (queue, kind, content_type, priority, key, group_key, tag,
+                 attempts, max_attempts, deliveries, created_at, next_attempt_at, lease_losses,
+                 headers, payload)
+             values ('q', 'a\"b', 'text/x', 2, 'key-{:05}', 'gr\u{fc}p', 'tag', 4, 9, 6, 1500, 2000, 1,
+                 '{{\"h\":\"v\"}}', x'{digits}')",
+            payload.len()
+        );
+        execute(&mut ours, &insert).await;
+    }
+    let request = pending("q", 9);
+    let first = claim(&storage, &request).await;
+    let resumed = claim(&storage, &request.clone().resumed()).await;
+    for claimed in [&first, &resumed] {
+        assert_eq!(
+            ids(claimed).iter().map(|id| id.0).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5]
+        );
+        for (message, payload) in claimed.messages.iter().zip(&payloads) {
+            assert_eq!(&message.payload, payload);
+            assert_eq!((&*message.queue, &*message.kind), ("q", "a\"b"));
+            assert_eq!(&*message.content_type, "text/x");
+            assert_eq!(message.headers.get("h"), Some("v"));
+            assert_eq!(message.key, Some(format!("key-{:05}", payload.len())));
+            assert_eq!(message.group.as_deref(), Some("gr\u{fc}p"));
+            assert_eq!(message.tag.as_deref(), Some("tag"));
+            assert_eq!((message.attempt, message.max_attempts), (5, 9));
+            assert_eq!((message.deliveries, message.lease_losses), (7, 1));
+            let created_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500);
+            assert_eq!(message.created_at, created_at);
+            let now = created_at.elapsed().unwrap();
+            assert!(message.age <= now && message.age + Duration::from_secs(60) > now);
+        }
+    }
 }
 
 #[tokio::test]
