@@ -61,9 +61,13 @@ impl Level {
             .map(|mark| (mark, self.sweep.wait(now)))
     }
 
+    /// Where sweeps are slow they come in their own time: what is under way then, which may be the
+    /// only sweep of a minute, is learned from all the same.
     pub(super) fn doubt(&mut self) {
-        self.epoch += 1;
-        self.want_sweep();
+        if !self.is_slow() {
+            self.epoch += 1;
+            self.sweep.want();
+        }
     }
 
     fn want_sweep(&mut self) {
