@@ -217,7 +217,7 @@ impl Reading<'_> {
     }
 
     /// The claim failed. What it leased may have been given back before the marks.
-    fn failed(&self, now: Instant) {
+    pub(super) fn failed(&self, now: Instant) {
         let took = now.saturating_duration_since(self.begun);
         self.marks.with(|state| {
             for (place, read) in self.levels.iter().enumerate() {
