@@ -187,3 +187,6 @@ impl Watermarks {
         });
     }
 }
+
+#[cfg(test)]
+mod model;

@@ -72,7 +72,13 @@ impl Due {
         let query =
             sqlx::query(inner.statements.next_due.clone()).bind(queue_names(&request.queues));
         let rows = inner.control.fetch("claim", query).await?;
-        Self::read(&rows).map_err(|error| storage_error("claim", error))
+        let mut due = Self::read(&rows).map_err(|error| storage_error("claim", error))?;
+        // A queue that is asked for twice would give each of its messages twice.
+        let asked = |place: usize| request.queues.get(place).map(|lease| &*lease.queue);
+        let is_first = |place| asked(place).is_some_and(|queue| place_of(request, queue) == place);
+        due.levels.retain(|level| is_first(level.place));
+        due.leases.retain(|lease| is_first(lease.place));
+        Ok(due)
     }
 
     fn read(rows: &[SqliteRow]) -> Result<Self, sqlx::Error> {

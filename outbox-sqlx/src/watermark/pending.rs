@@ -61,9 +61,13 @@ impl Level {
             .map(|mark| (mark, self.sweep.wait(now)))
     }
 
+    /// Where sweeps are slow they come in their own time: what is under way then, which may be the
+    /// only sweep of a minute, is learned from all the same.
     pub(super) fn doubt(&mut self) {
-        self.epoch += 1;
-        self.want_sweep();
+        if !self.is_slow() {
+            self.epoch += 1;
+            self.sweep.want();
+        }
     }
 
     fn want_sweep(&mut self) {
@@ -213,7 +217,7 @@ impl Reading<'_> {
     }
 
     /// The claim failed. What it leased may have been given back before the marks.
-    fn failed(&self, now: Instant) {
+    pub(super) fn failed(&self, now: Instant) {
         let took = now.saturating_duration_since(self.begun);
         self.marks.with(|state| {
             for (place, read) in self.levels.iter().enumerate() {

@@ -161,6 +161,9 @@ async fn claim_of_pending_messages_and_of_expired_leases() {
         with_every_drop(async |polls| {
             let storage = unopened(&file);
             fill(&mut observer, "q", 5).await;
+            // Large messages are read after the commit.
+            let large = "update outbox_message set payload = zeroblob(2000) where id % 2 = 0";
+            execute(&mut observer, large).await;
             let request = if lapsed {
                 claim(&storage_of(&file).await, &pending("q", 5)).await;
                 expire(&mut observer).await;

@@ -6,7 +6,8 @@ use outbox_core::{DeadReason, MessageId, Storage, Verdict};
 use outbox_sqlx::{DeadLetterQuery, Revived};
 
 use crate::support::{
-    DEAD, MESSAGES, claim, execute, expired, fill, ids, migrated, number, pending, settlements,
+    DEAD, MESSAGES, claim, execute, expired, file, fill, ids, migrated, number, pending,
+    settlements, storage_of, texts,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -43,6 +44,44 @@ async fn rows_written_by_hand_do_not_fail_a_claim() {
     let released = settlements(&claimed, &Verdict::Release);
     assert_eq!(storage.settle(&released).await.unwrap().written.len(), 2);
     assert_eq!(claim(&storage, &pending("q", 9)).await.messages.len(), 2);
+}
+
+/// Packed in a text, as rows, and large: half a surrogate pair is no character, and all others stay.
+#[tokio::test]
+async fn texts_of_a_file_in_utf_16_arrive_as_they_are() {
+    let file = file();
+    file.execute("pragma encoding = 'UTF-16le'; create table theirs (n)")
+        .await
+        .unwrap();
+    let storage = storage_of(&file).await;
+    storage.migrate().await.unwrap();
+    let mut ours = file.connect().await.unwrap();
+    let sql = "with with_all (rest) as (values ('\u{1f980}' || char(0, 10, 13, 34, 92, 8232)))
+        insert into outbox_message (queue, kind, payload, content_type, key, tag)
+        select 'q\u{fc}', 'k', x'00ff', 'x', 'a' || rest, cast(x'610000d8' as text) from with_all
+        union all select 'q\u{fc}', 'k', zeroblob(2000), 'x', 'b' || rest, null from with_all";
+    execute(&mut ours, sql).await;
+    assert_eq!(texts(&mut ours, "pragma encoding").await, ["UTF-16le"]);
+    let request = pending("q\u{fc}", 9);
+    let first = claim(&storage, &request).await;
+    let resumed = claim(&storage, &request.clone().resumed()).await;
+    for claimed in [&first, &resumed] {
+        let [small, large] = &claimed.messages[..] else {
+            panic!("{claimed:?}")
+        };
+        assert_eq!(
+            (&*small.queue, &small.payload[..]),
+            ("q\u{fc}", &[0, 255][..])
+        );
+        assert_eq!(large.payload.len(), 2_000);
+        for (message, letter) in [(small, 'a'), (large, 'b')] {
+            let key = format!("{letter}\u{1f980}\0\n\r\"\\\u{2028}");
+            assert_eq!(message.key, Some(key));
+        }
+        assert!(small.tag.as_deref().unwrap().starts_with("a\u{fffd}"));
+    }
+    let done = settlements(&first, &Verdict::Done);
+    assert_eq!(storage.settle(&done).await.unwrap().written.len(), 2);
 }
 
 #[tokio::test]

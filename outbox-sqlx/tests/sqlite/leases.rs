@@ -51,6 +51,27 @@ async fn what_is_due_is_found_in_every_level_and_no_other_is_touched() {
     );
 }
 
+#[tokio::test]
+async fn a_queue_that_is_asked_for_twice_gives_each_message_once() {
+    let (file, storage) = migrated().await;
+    let mut ours = file.connect().await.unwrap();
+    fill(&mut ours, "q", 3).await;
+    let twice = |source| {
+        let lease = QueueLease::new("q", Duration::from_secs(30));
+        ClaimRequest::new(vec![lease.clone(), lease], 9, source)
+    };
+    let claimed = claim(&storage, &twice(Source::Pending)).await;
+    assert_eq!(ids(&claimed).len(), 3);
+    expire(&mut ours).await;
+    execute(
+        &mut ours,
+        "update outbox_message set lease_losses = 9 where id = 2",
+    )
+    .await;
+    let taken = claim(&storage, &twice(Source::Expired)).await;
+    assert_eq!((ids(&taken).len(), taken.dead.len()), (2, 1));
+}
+
 /// In the first claim as a text or, where it is large, by its id; when that is resumed as rows.
 #[tokio::test]
 async fn a_message_is_the_same_however_it_is_read() {

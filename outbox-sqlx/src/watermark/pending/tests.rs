@@ -310,6 +310,19 @@ fn slow_sweeps_take_one_part_in_twenty_of_the_time() {
 }
 
 #[test]
+fn a_doubt_wastes_no_slow_sweep() {
+    let (now, queues) = (Instant::now(), queues());
+    let marks = slow(now);
+    claim(&marks, now + SECOND * 2, QUICK, &old(100..110));
+    let sweep = marks.read(&queues, now + SECOND * 21);
+    assert_eq!(since(&sweep, MIDDLE), None);
+    marks.doubt();
+    let end = now + SECOND * 22;
+    sweep.answered(&old(10..20), 10, end);
+    assert_eq!(claim(&marks, end, QUICK, &old(20..30)), mark(19));
+}
+
+#[test]
 fn a_worker_that_found_nothing_comes_back_for_the_sweep() {
     let (now, queues) = (Instant::now(), queues());
     let marks = slow(now);
