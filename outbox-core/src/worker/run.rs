@@ -76,6 +76,8 @@ pub(super) struct Agent {
     most_exchanges: usize,
     /// How many of those may be under way in this turn.
     worthwhile_exchanges: usize,
+    /// When there may be one more than in this turn, even if that time is over before the worker sleeps.
+    next_impatience: Option<Instant>,
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     idle: bool,
@@ -127,6 +129,7 @@ impl Agent {
             exchanges: Vec::new(),
             most_exchanges,
             worthwhile_exchanges: most_exchanges,
+            next_impatience: None,
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             idle: false,
@@ -422,7 +425,7 @@ impl Agent {
         let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
             Phase::Claiming if self.exchanges.len() >= self.worthwhile_exchanges => {
-                self.next_impatience(now)
+                self.next_impatience
             }
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
