@@ -9,7 +9,7 @@ use outbox_core::Error;
 use sqlx::Row;
 
 use crate::error::storage_error;
-use crate::lane::{Answer, Repeat};
+use crate::lane::Answer;
 use crate::storage::Inner;
 
 /// How often a worker with a backlog looks for others.
@@ -61,7 +61,8 @@ impl Neighbours {
     }
 }
 
-/// Looks for others and makes this worker known to them. Its claims go on as before where that fails.
+/// Looks for others and makes this worker known to them, unless that would hold up what was just
+/// claimed. Its claims go on as before where it fails.
 pub(crate) async fn look(inner: &Inner) {
     let now = Instant::now();
     if !inner.neighbours.is_due(now) {
@@ -70,7 +71,7 @@ pub(crate) async fn look(inner: &Inner) {
     let name = format!("outbox workers {}", inner.schema.as_str());
     // Always the same connection: by it others know this worker from others.
     let first = inner.control.first();
-    let answer = first.fetch_if_free("claim", Repeat::Harmless, || {
+    let answer = first.fetch_if_idle("claim", || {
         sqlx::query(inner.statements.neighbours.clone()).bind(&name)
     });
     let Some(answer) = answer.await else {

@@ -207,6 +207,29 @@ async fn a_claim_is_answered_where_other_workers_cannot_be_looked_for() {
 }
 
 #[tokio::test]
+async fn messages_that_are_claimed_do_not_wait_for_a_connection_to_look_for_other_workers() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 1).await;
+    fill(&mut ours, "q", 4).await;
+    hold_writes(&mut ours).await;
+    let start = || {
+        let storage = storage.clone();
+        tokio::spawn(async move { storage.claim(&pending("q", 2)).await })
+    };
+    let first = start();
+    until_running(&mut ours).await;
+    let second = start();
+    until_own_connections(&mut ours, 2).await;
+    // As a worker does that waited for too long.
+    first.abort();
+    let_go(&mut ours).await;
+    assert_eq!(second.await.unwrap().unwrap().messages.len(), 2);
+    until_own_connections(&mut ours, 1).await;
+}
+
+#[tokio::test]
 async fn every_call_survives_the_end_of_its_idle_connection() {
     let database = database().await;
     let storage = database.storage().await;
