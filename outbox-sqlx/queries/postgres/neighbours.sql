@@ -1,6 +1,6 @@
--- Says how many other workers are working off a backlog, and that this one is, for the next seconds.
+-- Says how many other workers of the same queues are working off a backlog, and that this one is, for the next seconds.
 --
--- $1 text  the name they have in common
+-- $1 text  the name that workers of the same queues have in common
 --
 -- Returns one row: others bigint.
 -- Locks: a shared advisory lock of the session for the second in which it runs, never waited for;
