@@ -158,11 +158,13 @@ async fn workers_that_work_off_a_backlog_share_the_exchanges() {
     let storage = database.storage().await;
     let mut ours = database.connect().await;
     fill(&mut ours, "q", 10).await;
-    // Two other workers, in this second and some to come, and one that did so before.
+    // Two other workers, in this second and some to come, one that did so before, and one that did before
+    // the clock was set back.
     let _others = [
         other_worker(&database, "q", "0, 60").await,
         other_worker(&database, "q", "-1, 60").await,
         other_worker(&database, "q", "-60, -5").await,
+        other_worker(&database, "q", "600, 610").await,
     ];
 
     claim(&storage, &pending("q", 11)).await;
@@ -183,7 +185,7 @@ async fn workers_that_work_off_a_backlog_share_the_exchanges() {
          and database = (select oid from pg_database where datname = current_database())",
         name_of_workers("q")
     );
-    assert_eq!(number(&mut ours, &sql).await, 5);
+    assert_eq!(number(&mut ours, &sql).await, 6);
 }
 
 #[tokio::test]
