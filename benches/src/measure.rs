@@ -88,6 +88,10 @@ impl Cost {
         })
     }
 
+    pub(crate) const fn wal_bytes(&self) -> f64 {
+        self.wal_bytes
+    }
+
     pub(crate) fn calls(&self) -> Option<f64> {
         self.sum(|statement| statement.calls)
     }

@@ -93,19 +93,21 @@ pub(crate) fn tell(
         report.note(&format!("  {name}, {whose}: {}/s", rates.line(0)));
         fields.insert(whose.into(), rates.median.into());
         fields.insert(format!("{whose}_spread"), rates.json());
-        let Some(last) = rounds.last() else { continue };
-        for line in cost_lines(last).iter().chain(&last.note) {
+        let Some(shown) = least_written(rounds) else {
+            continue;
+        };
+        for line in cost_lines(shown).iter().chain(&shown.note) {
             report.note(&format!("    {line}"));
         }
-        fields.insert(format!("{whose}_messages"), last.messages.into());
-        let cost = last.cost.as_ref();
-        let cost = cost.map(|cost| cost.per_message(last.messages));
+        fields.insert(format!("{whose}_messages"), shown.messages.into());
+        let cost = shown.cost.as_ref();
+        let cost = cost.map(|cost| cost.per_message(shown.messages));
         fields.insert(format!("{whose}_per_message"), cost.into());
-        if let Some(exchanges) = last.exchanges {
+        if let Some(exchanges) = shown.exchanges {
             fields.insert("exchanges".into(), exchanges.into());
         }
-        if !last.windows.is_empty() {
-            let windows = last.windows.iter().map(Window::json).collect();
+        if !shown.windows.is_empty() {
+            let windows = shown.windows.iter().map(Window::json).collect();
             fields.insert(format!("{whose}_windows"), Value::Array(windows));
         }
     }
@@ -117,6 +119,18 @@ pub(crate) fn tell(
     }
     report.result(Value::Object(fields));
     ratio.median
+}
+
+/// The round that wrote the least: the server's log is of the whole server, and a checkpoint in the middle
+/// of a round has it log whole pages.
+fn least_written(rounds: &[Round]) -> Option<&Round> {
+    let written = |round: &Round| {
+        let cost = round.cost.as_ref();
+        cost.map_or(0.0, |cost| cost.wal_bytes() / round.messages as f64)
+    };
+    rounds
+        .iter()
+        .min_by(|one, other| written(one).total_cmp(&written(other)))
 }
 
 fn cost_lines(round: &Round) -> Vec<String> {

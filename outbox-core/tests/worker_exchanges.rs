@@ -64,6 +64,24 @@ fn a_storage_that_takes_one_exchange_gets_no_other() {
     assert_eq!(rig.storage.log.count("settle 60"), 1);
 }
 
+/// The runtime decides who comes first of those that are ready, so it is so often, and not always.
+#[test]
+fn what_is_handled_at_once_is_settled_before_more_is_asked_for() {
+    let rig = rig(1);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let _worker = rig.start(worker.poll_interval(HOUR));
+    let mut together = 0;
+    for _ in 0..20 {
+        rig.pass(SECOND);
+        let before = rig.storage.log.all().len();
+        rig.enqueue_plain(1);
+        rig.pass(SECOND);
+        let calls = rig.storage.log.all();
+        together += usize::from(calls[before..] == ["claim Pending", "settle 1", "claim Pending"]);
+    }
+    assert!(together >= 5, "{together} of 20");
+}
+
 /// How many claims were sent since a settle was that takes two seconds.
 fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> usize {
     let rig = rig(2);

@@ -101,6 +101,8 @@ impl House {
         Worker::new(Arc::new(self.storage.clone()), runtime)
             .data(Script(Box::new(|_| Box::pin(async { Outcome::Done }))))
             .register::<Scripted>()
+            // It gets no hints, and does all of a minute within that.
+            .poll_interval(SECOND / 2)
             .observe(move |event| {
                 if let Event::Housekept(done) = event {
                     events.add(format!("{done:?}"));

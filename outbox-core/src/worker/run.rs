@@ -80,6 +80,9 @@ pub(super) struct Agent {
     next_impatience: Option<Instant>,
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
+    /// The last claim found some and was not answered in full, so that there is no hurry to ask for more:
+    /// handlers that are ready at once begin before that, and their outcomes go with it.
+    handlers_first: bool,
     idle: bool,
     /// Something was settled, or answered beside another call, since the worker last held nothing: a
     /// claim that was under way meanwhile could not tell whether it is idle.
@@ -132,6 +135,7 @@ impl Agent {
             next_impatience: None,
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
+            handlers_first: false,
             idle: false,
             look_again: false,
         }
@@ -229,7 +233,11 @@ impl Agent {
             self.read_finished(now);
             self.advance_phase(now);
             self.start_ready(now);
-            self.begin_exchanges(now);
+            if std::mem::take(&mut self.handlers_first) {
+                yield_once().await;
+                self.read_finished(self.now());
+            }
+            self.begin_exchanges(self.now());
             if self.is_over() {
                 return;
             }

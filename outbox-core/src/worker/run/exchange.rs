@@ -188,6 +188,7 @@ impl Agent {
             });
         }
         self.claiming.answered(request, &claim, now);
+        self.handlers_first = count > 0 && count < request.limit;
         self.note_idle(request, &claim);
         let lease_ttl = |queue: &str| {
             request
