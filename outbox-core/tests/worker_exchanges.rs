@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use outbox_core::{BoxFuture, Context, Outcome, Runtime, Worker};
+use outbox_core::{BoxFuture, Context, Outcome, Runtime, Storage, Worker};
 use outbox_testkit::SimRuntime;
-use support::{Fault, Rig, SECOND, Script, Scripted, plan};
+use support::{Fault, Rig, SECOND, Script, Scripted, draft, plan};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -165,6 +165,25 @@ fn an_exchange_that_takes_long_since_this_turn_holds_up_nothing() {
     rig.pass(MILLISECOND * 500);
     assert_eq!(slow.readings.load(Ordering::Relaxed), 0);
     assert_eq!(worker.report().started, 2);
+}
+
+#[test]
+fn what_is_held_begins_though_the_first_of_its_claim_take_long_to_settle() {
+    let rig = rig(1);
+    // So many end at once that more is claimed than has room in the line.
+    rig.enqueue_plain(200);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let worker = rig.start(worker.concurrency(1).poll_interval(HOUR));
+    while worker.report().done < 200 {
+        rig.pass(MILLISECOND);
+    }
+    plan(&rig.storage.settles, [Fault::Late]);
+    let together = (0..6).map(|number| draft(number).check(1024).expect("a valid draft"));
+    let written = rig.memory().enqueue(together.collect());
+    rig.sim.block_on(written).expect("memory does not fail");
+    // Before it looks after the runners.
+    rig.pass(MILLISECOND * 5);
+    assert_eq!(worker.report().started, 206);
 }
 
 #[test]

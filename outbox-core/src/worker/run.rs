@@ -235,9 +235,10 @@ impl Agent {
             self.start_ready(now);
             if std::mem::take(&mut self.handlers_first) {
                 yield_once().await;
-                self.read_finished(self.now());
+                // What ended meanwhile has left its place in the line to others.
+                continue;
             }
-            self.begin_exchanges(self.now());
+            self.begin_exchanges(now);
             if self.is_over() {
                 return;
             }
