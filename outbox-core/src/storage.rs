@@ -112,8 +112,8 @@ pub trait Storage: Send + Sync + 'static {
 
     /// How many of [`concurrent_exchanges`](Self::concurrent_exchanges) are worth it at present; all by
     /// default. Fewer while other workers work off the same backlog, if claims side by side pass each
-    /// other's messages. Asked before each exchange, so it must be cheap. More are begun all the same
-    /// when one takes long, which must not hold up the rest.
+    /// other's messages. Asked each time the worker may begin one, so it must be cheap. More are begun all
+    /// the same when one takes long, which must not hold up the rest.
     fn worthwhile_exchanges(&self) -> usize {
         self.concurrent_exchanges()
     }

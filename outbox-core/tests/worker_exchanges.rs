@@ -2,10 +2,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use outbox_core::{Outcome, Runtime};
-use support::{Fault, Rig, SECOND, plan};
+use outbox_core::{BoxFuture, Context, Outcome, Runtime, Storage, Worker};
+use outbox_testkit::SimRuntime;
+use support::{Fault, Rig, SECOND, Script, Scripted, draft, plan};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -105,6 +108,82 @@ fn an_exchange_that_is_not_worth_it_is_begun_once_another_takes_long() {
     assert_eq!(claims_beside_a_slow_settle(Some(1), soon), 0);
     assert!(claims_beside_a_slow_settle(Some(1), soon * 2) > 0);
     assert_eq!(claims_beside_a_slow_settle(Some(0), soon), 0);
+}
+
+/// The simulated runtime, whose clock goes on by forty milliseconds before each of so many readings.
+struct Slow {
+    sim: SimRuntime,
+    readings: AtomicU32,
+    behind: AtomicU32,
+}
+
+impl Runtime for Slow {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.sim.spawn(task);
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sim.sleep(duration)
+    }
+    fn spawn_thread(&self, name: &str, task: BoxFuture<'static, ()>) -> std::io::Result<()> {
+        self.sim.spawn_thread(name, task)
+    }
+    fn now(&self) -> Instant {
+        if self.readings.load(Ordering::Relaxed) > 0 {
+            self.readings.fetch_sub(1, Ordering::Relaxed);
+            self.behind.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sim.now() + MILLISECOND * 40 * self.behind.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn an_exchange_that_takes_long_since_this_turn_holds_up_nothing() {
+    let rig = rig(2);
+    *rig.storage
+        .worthwhile_exchanges
+        .lock()
+        .expect("no test panics here") = Some(1);
+    rig.enqueue_plain(1);
+    plan(&rig.storage.settles, [Fault::Late]);
+    let slow = Arc::new(Slow {
+        sim: rig.sim.clone(),
+        readings: AtomicU32::new(0),
+        behind: AtomicU32::new(0),
+    });
+    let script = |_: Context| -> BoxFuture<'static, Outcome> { Box::pin(async { Outcome::Done }) };
+    let worker = Worker::new(Arc::new(rig.storage.clone()), slow.clone())
+        .data(Script(Box::new(script)))
+        .register::<Scripted>();
+    let worker = rig.start(worker.poll_interval(HOUR));
+    while rig.storage.log.count("settle 1") == 0 {
+        rig.pass(MILLISECOND);
+    }
+    rig.pass(MILLISECOND * 50);
+    // The hint comes before the tenth of a second is over, and the worker sleeps after it.
+    slow.readings.store(2, Ordering::Relaxed);
+    rig.enqueue_plain(1);
+    rig.pass(MILLISECOND * 500);
+    assert_eq!(slow.readings.load(Ordering::Relaxed), 0);
+    assert_eq!(worker.report().started, 2);
+}
+
+#[test]
+fn what_is_held_begins_though_the_first_of_its_claim_take_long_to_settle() {
+    let rig = rig(1);
+    // So many end at once that more is claimed than has room in the line.
+    rig.enqueue_plain(200);
+    let worker = rig.worker(|_| async { Outcome::Done });
+    let worker = rig.start(worker.concurrency(1).poll_interval(HOUR));
+    while worker.report().done < 200 {
+        rig.pass(MILLISECOND);
+    }
+    plan(&rig.storage.settles, [Fault::Late]);
+    let together = (0..6).map(|number| draft(number).check(1024).expect("a valid draft"));
+    let written = rig.memory().enqueue(together.collect());
+    rig.sim.block_on(written).expect("memory does not fail");
+    // Before it looks after the runners.
+    rig.pass(MILLISECOND * 5);
+    assert_eq!(worker.report().started, 206);
 }
 
 #[test]

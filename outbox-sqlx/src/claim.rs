@@ -33,7 +33,7 @@ pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim
     let mut claim = answer.claim;
     inner.house.count(claim.messages.len() + claim.dead.len());
     if claim.messages.len() >= request.limit && request.source == Source::Pending {
-        neighbours::look(inner).await;
+        neighbours::look(inner, request).await;
     }
     // Not after messages: their handlers would wait for it.
     if claim.messages.is_empty() {

@@ -116,18 +116,18 @@ impl Lane {
         self.run(idle, operation, repeat, query).await
     }
 
-    /// The same, unless another statement is under way.
-    pub(crate) async fn fetch_if_free<'q, F>(
+    /// The same on the connection that is idle, if there is one: it neither waits nor connects for a
+    /// statement that its caller can do without.
+    pub(crate) async fn fetch_if_idle<'q, F>(
         &self,
         operation: &'static str,
-        repeat: Repeat,
         query: F,
     ) -> Option<Result<Answer, Failed>>
     where
         F: Fn() -> Query<'q, Postgres, PgArguments>,
     {
-        let idle = self.idle.try_lock()?;
-        Some(self.run(idle, operation, repeat, query).await)
+        let idle = self.idle.try_lock().filter(|idle| idle.is_some())?;
+        Some(self.run(idle, operation, Repeat::Ask, query).await)
     }
 
     async fn run<'q, F>(

@@ -1,15 +1,15 @@
-//! Neighbours: other workers that work off a backlog in the same schema. Each claim under way passes
+//! Neighbours: other workers of the same queues that work off a backlog. Each claim under way passes
 //! the messages that the others have locked, so that workers with neighbours share the exchanges
 //! that one of them would have alone.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use outbox_core::Error;
+use outbox_core::{ClaimRequest, Error};
 use sqlx::Row;
 
 use crate::error::storage_error;
-use crate::lane::{Answer, Repeat};
+use crate::lane::Answer;
 use crate::storage::Inner;
 
 /// How often a worker with a backlog looks for others.
@@ -61,16 +61,17 @@ impl Neighbours {
     }
 }
 
-/// Looks for others and makes this worker known to them. Its claims go on as before where that fails.
-pub(crate) async fn look(inner: &Inner) {
+/// Looks for others and makes this worker known to them, unless that would hold up what was just
+/// claimed. Its claims go on as before where it fails.
+pub(crate) async fn look(inner: &Inner, request: &ClaimRequest) {
     let now = Instant::now();
     if !inner.neighbours.is_due(now) {
         return;
     }
-    let name = format!("outbox workers {}", inner.schema.as_str());
+    let name = name(inner, request);
     // Always the same connection: by it others know this worker from others.
     let first = inner.control.first();
-    let answer = first.fetch_if_free("claim", Repeat::Harmless, || {
+    let answer = first.fetch_if_idle("claim", || {
         sqlx::query(inner.statements.neighbours.clone()).bind(&name)
     });
     let Some(answer) = answer.await else {
@@ -83,6 +84,17 @@ pub(crate) async fn look(inner: &Inner) {
         tracing::debug!(%error, "other workers cannot be looked for");
     }
     inner.neighbours.saw(others.ok(), now);
+}
+
+/// What workers of the same queues have in common, in whatever order they ask for them.
+fn name(inner: &Inner, request: &ClaimRequest) -> String {
+    let mut queues: Vec<&str> = request.queues.iter().map(|one| &*one.queue).collect();
+    queues.sort_unstable();
+    format!(
+        "outbox workers {} {}",
+        inner.schema.as_str(),
+        queues.join(" ")
+    )
 }
 
 fn read(answer: &Answer) -> Result<usize, sqlx::Error> {

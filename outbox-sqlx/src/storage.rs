@@ -146,8 +146,9 @@ impl PgStorageOptions {
 
     /// Sets how many exchanges a worker has under way at most, each on a connection of its own; from
     /// 1 to 16, default 2. It takes more than one only where that is worth it, above all with a backlog.
-    /// Workers that work off a backlog side by side share that number: with one other each has half of
-    /// it, and at least one, because claims pass the messages that others' claims have locked.
+    /// Workers that work off a backlog of the same queues side by side share that number: with one other
+    /// each has half of it, and at least one, because claims pass the messages that others' claims have
+    /// locked.
     pub fn concurrent_exchanges(mut self, most: usize) -> Self {
         self.concurrent_exchanges = most;
         self

@@ -9,8 +9,9 @@ use outbox_core::{Renewal, Storage, Verdict};
 use outbox_sqlx::{DeadLetterQuery, PgStorage};
 use sqlx::{ConnectOptions, PgConnection};
 use support::{
-    claim, database, execute, fill, hold_writes, ids, let_go, message, number, own_connections,
-    pending, settle_all, terminate_own_connections, texts, until_own_connections, until_running,
+    Database, claim, database, execute, fill, hold_writes, ids, let_go, message, number,
+    own_connections, pending, settle_all, terminate_own_connections, texts, until_own_connections,
+    until_running,
 };
 
 /// Records the settings under which each statement on messages runs.
@@ -133,8 +134,23 @@ async fn a_storage_that_takes_one_exchange_uses_two_connections() {
     assert_eq!(own_connections(&mut ours).await, 2);
 }
 
-/// What their locks have in common.
-const NAME_OF_WORKERS: &str = "hashtext('outbox workers outbox') & 2147483647";
+/// What the locks of workers of these queues have in common.
+fn name_of_workers(queues: &str) -> String {
+    format!("hashtext('outbox workers outbox {queues}') & 2147483647")
+}
+
+/// A connection of another worker of these queues, which has a backlog in these seconds from now on.
+async fn other_worker(database: &Database, queues: &str, seconds: &str) -> PgConnection {
+    let mut connection = database.connect().await;
+    let name = name_of_workers(queues);
+    let sql = format!(
+        "select pg_advisory_lock_shared({name},
+            (extract(epoch from clock_timestamp())::bigint & 2147483647)::integer + seconds)
+        from generate_series({seconds}) as seconds"
+    );
+    execute(&mut connection, &sql).await;
+    connection
+}
 
 #[tokio::test]
 async fn workers_that_work_off_a_backlog_share_the_exchanges() {
@@ -142,21 +158,13 @@ async fn workers_that_work_off_a_backlog_share_the_exchanges() {
     let storage = database.storage().await;
     let mut ours = database.connect().await;
     fill(&mut ours, "q", 10).await;
-    let hold = async |seconds: &str| {
-        let mut connection = database.connect().await;
-        let sql = format!(
-            "select pg_advisory_lock_shared({NAME_OF_WORKERS},
-                (extract(epoch from clock_timestamp())::bigint & 2147483647)::integer + seconds)
-            from generate_series({seconds}) as seconds"
-        );
-        execute(&mut connection, &sql).await;
-        connection
-    };
-    // Two other workers, in this second and some to come, and one that did so before.
+    // Two other workers, in this second and some to come, one that did so before, and one that did before
+    // the clock was set back.
     let _others = [
-        hold("0, 60").await,
-        hold("-1, 60").await,
-        hold("-60, -5").await,
+        other_worker(&database, "q", "0, 60").await,
+        other_worker(&database, "q", "-1, 60").await,
+        other_worker(&database, "q", "-60, -5").await,
+        other_worker(&database, "q", "600, 610").await,
     ];
 
     claim(&storage, &pending("q", 11)).await;
@@ -173,10 +181,31 @@ async fn workers_that_work_off_a_backlog_share_the_exchanges() {
     // What they see of each other.
     let sql = format!(
         "select count(distinct pid) from pg_locks where locktype = 'advisory' and objsubid = 2
-         and classid = ({NAME_OF_WORKERS})::oid
-         and database = (select oid from pg_database where datname = current_database())"
+         and classid = ({})::oid
+         and database = (select oid from pg_database where datname = current_database())",
+        name_of_workers("q")
     );
-    assert_eq!(number(&mut ours, &sql).await, 5);
+    assert_eq!(number(&mut ours, &sql).await, 6);
+}
+
+#[tokio::test]
+async fn workers_of_other_queues_have_their_exchanges_for_themselves() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    fill(&mut ours, "q", 2).await;
+    let _others = [
+        other_worker(&database, "p", "-1, 60").await,
+        other_worker(&database, "p q", "-1, 60").await,
+    ];
+    claim(&storage, &pending("q", 1)).await;
+    assert_eq!(storage.worthwhile_exchanges(), 2);
+    // A worker's queues take turns at being first.
+    let of_both = database.storage().await;
+    let mut request = pending("q", 1);
+    request.queues.extend(pending("p", 1).queues);
+    claim(&of_both, &request).await;
+    assert_eq!(of_both.worthwhile_exchanges(), 1);
 }
 
 #[tokio::test]
@@ -204,6 +233,29 @@ async fn a_claim_is_answered_where_other_workers_cannot_be_looked_for() {
         assert_eq!(claim(&storage, &pending("q", 1)).await.messages.len(), 1);
     }
     assert_eq!(storage.worthwhile_exchanges(), 2);
+}
+
+#[tokio::test]
+async fn messages_that_are_claimed_do_not_wait_for_a_connection_to_look_for_other_workers() {
+    let database = database().await;
+    let storage = database.storage().await;
+    let mut ours = database.connect().await;
+    until_own_connections(&mut ours, 1).await;
+    fill(&mut ours, "q", 4).await;
+    hold_writes(&mut ours).await;
+    let start = || {
+        let storage = storage.clone();
+        tokio::spawn(async move { storage.claim(&pending("q", 2)).await })
+    };
+    let first = start();
+    until_running(&mut ours).await;
+    let second = start();
+    until_own_connections(&mut ours, 2).await;
+    // As a worker does that waited for too long.
+    first.abort();
+    let_go(&mut ours).await;
+    assert_eq!(second.await.unwrap().unwrap().messages.len(), 2);
+    until_own_connections(&mut ours, 1).await;
 }
 
 #[tokio::test]

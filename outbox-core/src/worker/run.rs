@@ -76,6 +76,8 @@ pub(super) struct Agent {
     most_exchanges: usize,
     /// How many of those may be under way in this turn.
     worthwhile_exchanges: usize,
+    /// When there may be one more than in this turn, even if that time is over before the worker sleeps.
+    next_impatience: Option<Instant>,
     wake_ups: BoxStream<'static, ()>,
     phase: Phase,
     /// The last claim found some and was not answered in full, so that there is no hurry to ask for more:
@@ -130,6 +132,7 @@ impl Agent {
             exchanges: Vec::new(),
             most_exchanges,
             worthwhile_exchanges: most_exchanges,
+            next_impatience: None,
             wake_ups: Box::pin(wake_ups),
             phase: Phase::Claiming,
             handlers_first: false,
@@ -232,9 +235,10 @@ impl Agent {
             self.start_ready(now);
             if std::mem::take(&mut self.handlers_first) {
                 yield_once().await;
-                self.read_finished(self.now());
+                // What ended meanwhile has left its place in the line to others.
+                continue;
             }
-            self.begin_exchanges(self.now());
+            self.begin_exchanges(now);
             if self.is_over() {
                 return;
             }
@@ -430,7 +434,7 @@ impl Agent {
         let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
             Phase::Claiming if self.exchanges.len() >= self.worthwhile_exchanges => {
-                self.next_impatience(now)
+                self.next_impatience
             }
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency

@@ -269,7 +269,9 @@ impl Runner {
         let runners = Arc::clone(&self.runners);
         let task = async move {
             // A destructor may panic, and the next begins all the same.
-            if let Err(panic) = AssertUnwindSafe(run).catch_unwind().await {
+            let panicked = AssertUnwindSafe(run).catch_unwind().await.err();
+            let has_woken = panicked.is_some();
+            if let Some(panic) = panicked {
                 tracing::error!(panic = panic_message(panic), "a run panicked at its end");
             }
             let watch = {
@@ -284,8 +286,10 @@ impl Runner {
                 left: false,
             };
             if watch {
-                // Before the next begins: it may block the thread for which tokio keeps the agent.
                 runner.runners.shared.inbox.wake();
+            }
+            if watch || has_woken {
+                // Before the next begins: it may block the thread for which tokio keeps the agent.
                 yield_once().await;
             }
             runner.work().await;

@@ -135,6 +135,7 @@ impl World {
             self.enqueue().await;
         }
         self.sim.sleep(SECOND * 2).await;
+        let asked_to_end = self.memory.now();
         for worker in self.workers.drain(..) {
             let given_up = worker.front.given_up();
             if !given_up.is_empty() {
@@ -148,7 +149,9 @@ impl World {
         }
         self.sim.sleep(CALM).await;
         let messages = self.memory.messages().into_iter();
-        let held = messages.filter(|message| message.lease.is_some());
+        // What had ended before is nobody's: of a claim that came through after it was given up, say.
+        let held =
+            messages.filter(|message| message.lease.is_some_and(|(_, end)| end > asked_to_end));
         let held: Vec<_> = held.map(|message| message.id).collect();
         if !held.is_empty() {
             let mut log = self.recorder.log();

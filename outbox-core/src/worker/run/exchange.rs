@@ -54,6 +54,7 @@ impl Agent {
         };
         self.claiming.share_among(self.worthwhile_exchanges);
         while self.exchanges.len() < self.worthwhile_exchanges && self.begin_exchange(now) {}
+        self.next_impatience = self.next_impatience(now);
     }
 
     fn worthwhile(&self, now: Instant) -> usize {
@@ -62,8 +63,8 @@ impl Agent {
         worthwhile.min(self.most_exchanges)
     }
 
-    /// When one more than now may be begun because one takes long.
-    pub(super) fn next_impatience(&self, now: Instant) -> Option<Instant> {
+    /// When one more may be begun, because one takes long that did not `now`.
+    fn next_impatience(&self, now: Instant) -> Option<Instant> {
         if self.worthwhile_exchanges == self.most_exchanges {
             return None;
         }

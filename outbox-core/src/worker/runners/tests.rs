@@ -334,6 +334,22 @@ fn the_runners_are_looked_after_only_while_one_may_be_blocked() {
     assert_eq!(rig.shared().inbox.take().len(), 1);
 }
 
+#[test]
+fn nothing_begins_in_the_turn_in_which_a_panic_woke_the_agent() {
+    // The first waits once, and panics when it is dropped.
+    let rig = rig(1, 0);
+    [6, 7].into_iter().for_each(|id| rig.put(id));
+    rig.runners.staff();
+    let mut ended = 0;
+    while ended == 0 {
+        rig.runtime.poll(0);
+        ended = rig.shared().inbox.take().len();
+    }
+    assert_eq!((ended, rig.count.begun.load(Ordering::Relaxed)), (1, 1));
+    while rig.runtime.go_on() {}
+    assert_eq!(rig.shared().inbox.take().len(), 1);
+}
+
 /// An agent, a runtime that drops tasks and handlers that panic, in any order.
 #[test]
 fn every_run_ends_once_and_leaves_its_slot_in_any_order_of_events() {
