@@ -50,10 +50,6 @@ const RELIEF: Duration = Duration::from_millis(10);
 /// However many a storage says.
 const MOST_EXCHANGES: usize = 16;
 
-/// An exchange that has been under way for this long does not count among those that are worth it: it
-/// may wait for a lock, or for an answer that never comes.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 pub(super) struct Agent {
     storage: Arc<dyn Storage>,
     registry: Arc<Registry>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::{Agent, Ending, PATIENCE, Phase};
+use super::{Agent, Ending, Phase};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Settlement, Verdict};
 use crate::runtime::{Runtime, timeout};
@@ -20,6 +20,10 @@ use crate::worker::verdict::panic_message;
 /// So many outcomes are worth an exchange of their own beside another, or twice as many as there are
 /// slots if those are fewer. Others wait for its end, so that batches grow with the load.
 const WORTH: usize = 50;
+
+/// An exchange that has been under way for this long does not count among those that are worth it: it
+/// may wait for a lock, or for an answer that never comes.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What an exchange brought back.
 pub(super) struct Answer {
