@@ -27,6 +27,7 @@ pub(crate) const BACKLOG: usize = 20_000;
 pub(crate) const LOT: usize = 500;
 const LONGEST_WINDOW: Duration = Duration::from_secs(10);
 const LEAST_WINDOWS: u32 = 6;
+const MINUTE: Duration = Duration::from_secs(60);
 /// Windows before the snapshot is taken.
 const UNDISTURBED: u32 = 2;
 
@@ -47,6 +48,27 @@ impl Plan {
             windows: (all.as_secs_f64() / window.as_secs_f64()).round() as u32,
             snapshot,
         }
+    }
+
+    /// The windows that are compared with each other: of a minute if there are three, else one, as with a
+    /// snapshot, before which there is no minute.
+    fn stretch(&self) -> usize {
+        let of_minute = (MINUTE.as_secs_f64() / self.window.as_secs_f64()).round() as usize;
+        if !self.snapshot && self.windows as usize >= 3 * of_minute {
+            of_minute
+        } else {
+            1
+        }
+    }
+
+    /// The rate of the last stretch in that of the second: the first one is warming up.
+    fn keeps(&self, rounds: &[Round]) -> Option<f64> {
+        let windows = &rounds.last()?.windows;
+        let stretch = self.stretch();
+        let rate = |windows: &[Window]| windows.iter().map(|window| window.rate).sum::<f64>();
+        let second = windows.get(stretch..2 * stretch)?;
+        let last = windows.get(windows.len() - stretch..)?;
+        Some(rate(last) / rate(second))
     }
 }
 
@@ -71,7 +93,7 @@ pub(crate) async fn run(
     ));
     let run = async |side| round(bench, side, plan).await;
     let [ours, bare] = alternate(report, arguments.long_rounds(), SIDES, run).await?;
-    let (our_rest, bare_rest) = (keeps(&ours), keeps(&bare));
+    let (our_rest, bare_rest) = (plan.keeps(&ours), plan.keeps(&bare));
     let more = json!({
         "seconds": arguments.seconds,
         "window_seconds": plan.window.as_secs_f64(),
@@ -82,8 +104,9 @@ pub(crate) async fn run(
     for (whose, rounds, rest) in [("ours", &ours, our_rest), ("bare", &bare, bare_rest)] {
         let Some(last) = rounds.last() else { continue };
         report.note(&format!(
-            "  {name}, {whose}, windows of {:.1} s; the last has {:.2} of the rate of the second:",
+            "  {name}, {whose}, windows of {:.1} s; the last {} has {:.2} of the rate of the second:",
             plan.window.as_secs_f64(),
+            if plan.stretch() == 1 { "one" } else { "minute" },
             rest.unwrap_or_default()
         ));
         for window in &last.windows {
@@ -96,12 +119,6 @@ pub(crate) async fn run(
         }
     }
     Ok(())
-}
-
-/// The rate of the last window in that of the second: the first one is warming up.
-fn keeps(rounds: &[Round]) -> Option<f64> {
-    let windows = &rounds.last()?.windows;
-    Some(windows.last()?.rate / windows.get(1)?.rate)
 }
 
 /// Works at full speed under a producer.

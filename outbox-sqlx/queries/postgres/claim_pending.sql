@@ -16,6 +16,9 @@
 -- has not removed yet; the comparison of rows is a condition of the index, where one spelled out
 -- with "or" would be a filter.
 --
+-- The arrays are unnested side by side in a list of columns: in "from" each would be stored as a
+-- table first, which for one message took a sixth of the statement's time.
+--
 -- The array is computed once, so that no join order can lease more than the limit. A message that
 -- changes between the snapshot and its lock is locked in its new version, whose ctid this
 -- statement's snapshot does not see: it is left for the next claim, and never leased by mistake.
@@ -28,8 +31,10 @@ set acquired_token   = $1,
     deliveries       = least(m.deliveries, 2147483646) + 1
 where m.ctid = any (array(
     select due.ctid
-    from unnest($2::text[], $3::smallint[], $6::timestamptz[], $7::bigint[])
-        as level (queue, priority, since, since_id)
+    from (
+        select unnest($2::text[]) as queue, unnest($3::smallint[]) as priority,
+            unnest($6::timestamptz[]) as since, unnest($7::bigint[]) as since_id
+    ) as level
     cross join lateral (
         select waiting.ctid
         from {schema}.message as waiting

@@ -27,8 +27,10 @@ select
                 )
             ) - statement_timestamp()) * 1000000
         )::bigint
-        from unnest($1::text[], $2::smallint[], $4::timestamptz[], $5::bigint[])
-            as level (queue, priority, since, since_id)
+        from (
+            select unnest($1::text[]) as queue, unnest($2::smallint[]) as priority,
+                unnest($4::timestamptz[]) as since, unnest($5::bigint[]) as since_id
+        ) as level
         cross join lateral (
             select m.next_attempt_at
             from {schema}.message as m
