@@ -294,6 +294,26 @@ fn a_runtime_that_panics_instead_of_spawning_a_handler_charges_no_other_message(
 }
 
 #[test]
+fn a_runtime_that_is_slow_to_begin_handlers_delays_the_next_claim_but_for_a_moment() {
+    let late: Spawn = |sim, number, task| {
+        let sleep = sim.sleep(SECOND * u32::from(number > 1));
+        sim.spawn(Box::pin(async move {
+            sleep.await;
+            task.await;
+        }));
+    };
+    let rig = Rig::new();
+    rig.enqueue(draft(0));
+    rig.start(worker_with(&rig, late, &Log::default()));
+    let claims = |after: u32| {
+        rig.pass(Duration::from_millis(1) * after);
+        rig.storage.log.count("claim Pending")
+    };
+    assert_eq!(claims(9), 1);
+    assert_eq!(claims(2), 2);
+}
+
+#[test]
 fn a_runtime_that_polls_nothing_for_long_is_not_given_more_and_more_tasks() {
     let late: Spawn = |sim, number, task| {
         assert!(number < 2 + 3, "too many");

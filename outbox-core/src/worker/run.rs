@@ -230,7 +230,7 @@ impl Agent {
             self.advance_phase(now);
             self.start_ready(now);
             if std::mem::take(&mut self.handlers_first) {
-                yield_once().await;
+                self.let_handlers_begin().await;
                 // What ended meanwhile has left its place in the line to others.
                 continue;
             }
@@ -346,6 +346,25 @@ impl Agent {
             running: self.running - stocked,
             ready: self.ready.len() + stocked,
             suspects: self.suspects,
+        }
+    }
+
+    /// Lets the runners take their first turn, those of them that were started for what is in line.
+    async fn let_handlers_begin(&mut self) {
+        yield_once().await;
+        // A runtime may have another thread take the agent up at once, before the one that has the runners
+        // comes to them, and on the processor which that one needs. So it sleeps, and asks for nothing.
+        let begun = poll_fn(|task| {
+            self.shared.inbox.poll_count(task);
+            if self.runners.are_to_begin() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        });
+        if self.runners.are_to_begin() {
+            // Something else may block their thread.
+            timeout(&*self.shared.runtime, RELIEF, begun).await;
         }
     }
 

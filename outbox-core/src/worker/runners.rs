@@ -129,6 +129,13 @@ impl Runners {
         state.line.len().saturating_sub(state.free)
     }
 
+    /// Whether there are runs that could begin, and runners that the runtime has not come to yet. The agent
+    /// is woken when one of these has had its first turn.
+    pub(super) fn are_to_begin(&self) -> bool {
+        let state = self.lock();
+        state.fresh > 0 && state.startable() > 0
+    }
+
     /// Whether the agent is to look after the runners: see [`look`](Self::look).
     pub(super) fn is_watched(&self) -> bool {
         self.lock().watched
@@ -179,7 +186,7 @@ impl Runners {
             let runner = Runner {
                 runners: Arc::clone(self),
                 fresh: true,
-                some_ended: false,
+                tells: false,
                 left: false,
             };
             self.shared.runtime.spawn(Box::pin(runner.work()));
@@ -192,8 +199,8 @@ struct Runner {
     runners: Arc<Runners>,
     /// It was not polled yet.
     fresh: bool,
-    /// Runs have ended, and the agent was not woken to read that.
-    some_ended: bool,
+    /// The agent is to be woken at the end of the turn: runs have ended, or it waits for this one to begin.
+    tells: bool,
     /// It found nothing to begin, and is not counted any more.
     left: bool,
 }
@@ -209,6 +216,7 @@ impl Runner {
     fn settle_in(&mut self) {
         if std::mem::take(&mut self.fresh) {
             self.runners.lock().fresh -= 1;
+            self.tells = true;
         }
     }
 
@@ -239,12 +247,12 @@ impl Runner {
                     break true;
                 }
             }
-            self.some_ended = true;
+            self.tells = true;
             if now.saturating_duration_since(begun) >= SLICE {
                 break true;
             }
         };
-        if std::mem::take(&mut self.some_ended) {
+        if std::mem::take(&mut self.tells) {
             // Not for each, so that their outcomes go together, and not before the next has begun: tokio
             // keeps the agent for this thread as well.
             shared.inbox.wake();
@@ -282,7 +290,7 @@ impl Runner {
             let runner = Runner {
                 runners,
                 fresh: false,
-                some_ended: true,
+                tells: true,
                 left: false,
             };
             if watch {
