@@ -119,8 +119,8 @@ pub trait Storage: Send + Sync + 'static {
     }
 
     /// Tidies up after what was settled, where a database leaves that to its users: deletes no message
-    /// and changes none. Called every few seconds by a worker that has settled something since the
-    /// last time, beside all other calls, which it must not hold up; and by many workers, of which one
+    /// and changes none. Called every five seconds by a worker that has settled something since the
+    /// last time, and after one second if it [`is_untidy`](Self::is_untidy), beside all other calls, which it must not hold up; and by many workers, of which one
     /// at a time does the work. The worker that ends drops it. The default has nothing to do.
     ///
     /// # Errors
@@ -128,6 +128,12 @@ pub trait Storage: Send + Sync + 'static {
     /// [`Housekeeping::NotPermitted`].
     async fn housekeep(&self) -> Result<Housekeeping, Error> {
         Ok(Housekeeping::NotNeeded)
+    }
+
+    /// Whether so much is to be tidied up that [`housekeep`](Self::housekeep) should come before its time;
+    /// never by default. Asked every second by a worker that settles, so it must be cheap.
+    fn is_untidy(&self) -> bool {
+        false
     }
 
     /// Hints that something may have become available in these queues (WAKE-01), to each stream

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ struct Untidy {
     memory: MemoryStorage,
     calls: Log,
     answers: Arc<Mutex<VecDeque<Answer>>>,
+    /// How often it says that it is untidy.
+    untidy: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -64,6 +67,12 @@ impl Storage for Untidy {
             }
         }
     }
+    fn is_untidy(&self) -> bool {
+        let less = |times: usize| times.checked_sub(1);
+        self.untidy
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
 }
 
 struct Dropped(Log);
@@ -87,6 +96,7 @@ impl House {
             memory: rig.memory().clone(),
             calls: Log::default(),
             answers: Arc::new(Mutex::new(answers.into_iter().collect())),
+            untidy: Arc::default(),
         };
         Self {
             rig,
@@ -131,6 +141,37 @@ fn a_worker_that_settles_lets_the_storage_tidy_up_every_five_seconds() {
     // Each pause is of 4 to 6 seconds.
     let calls = house.calls();
     assert!((10..=15).contains(&calls), "{calls}");
+}
+
+#[test]
+fn an_untidy_storage_is_called_every_second() {
+    let house = House::new([]);
+    house.storage.untidy.store(20, Ordering::Relaxed);
+    house.rig.start(house.worker());
+    house.work_for_a_minute();
+    // In the other forty seconds every five.
+    let calls = house.calls();
+    assert!((20 + 6..=20 + 11).contains(&calls), "{calls}");
+}
+
+#[test]
+fn an_untidy_storage_that_fails_is_called_every_five_seconds() {
+    let house = House::new(std::iter::repeat_n(Answer::Fails, 100));
+    house.storage.untidy.store(100, Ordering::Relaxed);
+    house.rig.start(house.worker());
+    house.work_for_a_minute();
+    let calls = house.calls();
+    assert!((10..=16).contains(&calls), "{calls}");
+}
+
+#[test]
+fn an_untidy_storage_is_not_asked_while_nothing_is_settled() {
+    let house = House::new([]);
+    house.storage.untidy.store(usize::MAX, Ordering::Relaxed);
+    house.rig.start(house.worker());
+    house.rig.enqueue_plain(3);
+    house.rig.pass(MINUTE);
+    assert_eq!(house.calls(), 1);
 }
 
 #[test]

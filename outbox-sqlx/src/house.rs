@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// Dead rows that are worth a vacuum: with fewer autovacuum is in time. At two for each message,
 /// a worker below 1,000 messages a second needs none every five seconds.
 const LEAST: u64 = 10_000;
+/// Dead rows that are not left for five seconds: at full speed the indexes would hold what died in them,
+/// and be as large as the rate is high. With these they have some 30 MB whatever it is.
+const MANY: u64 = 200_000;
 /// A vacuum reads the indexes whole, so that a large backlog wants more dead rows: one for so many
 /// messages.
 const SHARE: u64 = 20;
@@ -14,6 +17,11 @@ const SHARE: u64 = 20;
 /// many of the time from then on.
 const IDLE_SHARE: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Whether so many dead rows are too many to wait for the usual time.
+pub(crate) const fn are_many(dead: u64) -> bool {
+    dead >= MANY
+}
 
 /// What a storage knows about its dead rows.
 #[derive(Default)]
@@ -41,6 +49,11 @@ impl House {
         let rest = *self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         let rested = rest.is_none_or(|until| until <= now);
         (rested && dead >= LEAST.max(live / SHARE)).then_some(dead)
+    }
+
+    /// Whether a vacuum is worth it at once.
+    pub(crate) fn is_untidy(&self, now: Instant) -> bool {
+        self.worth(now).is_some_and(are_many)
     }
 
     /// The table has about so many messages.
@@ -95,6 +108,20 @@ mod tests {
         assert_eq!(house.worth(now), None);
         house.count(1);
         assert_eq!(house.worth(now), Some(50_000));
+    }
+
+    #[test]
+    fn many_dead_rows_are_not_left_for_long() {
+        let now = Instant::now();
+        assert!(!untidy(199_999).is_untidy(now));
+        let house = untidy(200_000);
+        assert!(house.is_untidy(now));
+        house.looked(4_000_020);
+        assert!(!house.is_untidy(now), "one for twenty messages");
+        house.looked(4_000_000);
+        house.vacuumed(200_000, 0, SECOND, now);
+        assert!(!house.is_untidy(now), "it rests");
+        assert!(house.is_untidy(now + SECOND));
     }
 
     #[test]

@@ -1,13 +1,21 @@
 //! The vacuum of a worker: autovacuum looks once a minute, in which a busy worker leaves millions of
 //! dead rows. When it is worth it is decided in `house.rs`, without asking the database.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outbox_core::{Error, Housekeeping};
 use sqlx::{PgConnection, Row};
 
+use crate::codec::interval;
 use crate::error::storage_error;
+use crate::house::are_many;
 use crate::storage::Inner;
+
+/// A table that somebody vacuumed so short a time ago is left alone: less than the five seconds after
+/// which the next call comes.
+const RECENTLY: Duration = Duration::from_secs(4);
+/// The same where many rows died since.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Vacuums the messages if that is worth it, on a connection of its own: opened for it and closed
 /// after it, so that a worker which never needs it has none.
@@ -16,7 +24,8 @@ pub(crate) async fn housekeep(inner: &Inner) -> Result<Housekeeping, Error> {
         return Ok(Housekeeping::NotNeeded);
     };
     let mut connection = inner.vacuum.connect("housekeep").await?;
-    let found = look(inner, &mut connection).await?;
+    let within = if are_many(dead) { JUST_NOW } else { RECENTLY };
+    let found = look(inner, &mut connection, within).await?;
     inner.house.looked(found.live);
     if !found.permitted {
         return Ok(Housekeeping::NotPermitted {
@@ -38,7 +47,7 @@ pub(crate) async fn housekeep(inner: &Inner) -> Result<Housekeeping, Error> {
     let begun = Instant::now();
     vacuum(inner, &mut connection).await?;
     let took = begun.elapsed();
-    let left = look(inner, &mut connection).await?;
+    let left = look(inner, &mut connection, within).await?;
     inner.house.tidied(dead);
     if !left.recent {
         // Somebody else has the table locked, as autovacuum does: then it was skipped.
@@ -54,15 +63,21 @@ pub(crate) async fn housekeep(inner: &Inner) -> Result<Housekeeping, Error> {
 struct Found {
     permitted: bool,
     free: bool,
+    /// Vacuumed within the time that was asked for.
     recent: bool,
     live: u64,
     dead: u64,
 }
 
-async fn look(inner: &Inner, connection: &mut PgConnection) -> Result<Found, Error> {
+async fn look(
+    inner: &Inner,
+    connection: &mut PgConnection,
+    within: Duration,
+) -> Result<Found, Error> {
     let right = format!("outbox housekeeping {}", inner.schema.as_str());
     let row = sqlx::query(inner.statements.housekeeping.clone())
         .bind(right)
+        .bind(interval(within))
         .fetch_one(connection)
         .await;
     let found = row.and_then(|row| {

@@ -319,6 +319,10 @@ impl Storage for PgStorage {
         housekeep::housekeep(&self.inner).await
     }
 
+    fn is_untidy(&self) -> bool {
+        self.inner.house.is_untidy(Instant::now())
+    }
+
     fn concurrent_exchanges(&self) -> usize {
         self.inner.control.count()
     }

@@ -31,7 +31,7 @@ async fn worked(database: &Database) -> PgStorage {
 
 async fn work(storage: &PgStorage) {
     loop {
-        let claimed = claim(storage, &pending("a", 1_000)).await;
+        let claimed = claim(storage, &pending("a", 5_000)).await;
         if claimed.messages.is_empty() {
             return;
         }
@@ -102,6 +102,26 @@ async fn too_few_dead_rows_open_no_connection() {
     assert_eq!(number(&mut ours, sessions).await, before);
     let quiet = database.unmigrated().await;
     assert_eq!(housekeep(&quiet).await, Housekeeping::NotNeeded);
+}
+
+#[tokio::test]
+async fn many_dead_rows_are_not_left_for_long() {
+    let database = database().await;
+    let storage = worked(&database).await;
+    let mut ours = database.connect().await;
+    assert!(!storage.is_untidy());
+    let done = housekeep(&storage).await;
+    assert!(matches!(done, Housekeeping::Done { .. }), "{done:?}");
+    fill(&mut ours, "a", 100_000).await;
+    work(&storage).await;
+    assert!(storage.is_untidy());
+    // A second after the one before, and not four.
+    let second = "select count(pg_sleep(greatest(0, extract(epoch from interval '1 second'
+        + pg_stat_get_last_vacuum_time('outbox.message'::regclass) - clock_timestamp()))))";
+    number(&mut ours, second).await;
+    let done = housekeep(&storage).await;
+    assert!(matches!(done, Housekeeping::Done { .. }), "{done:?}");
+    assert!(!storage.is_untidy());
 }
 
 #[tokio::test]

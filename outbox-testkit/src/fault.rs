@@ -373,6 +373,10 @@ impl Storage for FaultStorage {
         self.storage.housekeep().await
     }
 
+    fn is_untidy(&self) -> bool {
+        self.storage.is_untidy()
+    }
+
     fn wake_ups(&self, queues: Vec<Arc<str>>, runtime: Arc<dyn Runtime>) -> BoxStream<'static, ()> {
         self.storage.wake_ups(queues, runtime)
     }

@@ -9,16 +9,18 @@ use std::time::Duration;
 use futures_util::future::{FutureExt, select};
 
 use super::heartbeat::{storage_panic, too_slow};
-use super::verdict::panic_message;
+use super::verdict::{caught, panic_message};
 use crate::error::Error;
 use crate::runtime::{Runtime, timeout};
 use crate::storage::{Housekeeping, Storage};
 use crate::telemetry::{Event, Telemetry, add};
 
-/// How often the storage is called at most, varied by a fifth. On Postgres 15 with 100,000 messages a
+/// How often the storage is called, varied by a fifth. On Postgres 15 with 100,000 messages a
 /// second, tables that are vacuumed every 5 s stay at 0.2 GB and their rate is flat; a minute apart they
 /// grow to 2.3 GB, and a fifth of the rate is left (measured for 5 minutes).
 const TICK: Duration = Duration::from_secs(5);
+/// How often an untidy storage is called at most.
+const SHORT_TICK: Duration = Duration::from_secs(1);
 /// What takes longer has lost its connection: the vacuum of a table of 100 GB takes less.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// How long a worker that ends waits for it: a handler may block the thread it is on.
@@ -80,7 +82,11 @@ impl Housekeeper {
         let mut failing = false;
         loop {
             let pause = TICK.mul_f64(0.8 + 0.4 * fastrand::f64());
-            self.runtime.sleep(pause).await;
+            if failing {
+                self.runtime.sleep(pause).await;
+            } else {
+                self.pause_while_tidy(pause).await;
+            }
             let settled = self.telemetry.counters.settled();
             if settled == seen {
                 continue;
@@ -106,6 +112,24 @@ impl Housekeeper {
                     self.failed(&error, failing);
                     failing = true;
                 }
+            }
+        }
+    }
+
+    /// Sleeps for this long, or until the storage is untidy. A worker that settles nothing asks nothing.
+    async fn pause_while_tidy(&self, pause: Duration) {
+        let mut left = pause;
+        while !left.is_zero() {
+            let before = self.telemetry.counters.settled();
+            let step = left.min(SHORT_TICK);
+            self.runtime.sleep(step).await;
+            left -= step;
+            if self.telemetry.counters.settled() == before {
+                self.runtime.sleep(left).await;
+                return;
+            }
+            if caught(|| self.storage.is_untidy()) == Some(true) {
+                return;
             }
         }
     }

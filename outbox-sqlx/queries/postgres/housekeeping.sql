@@ -1,9 +1,10 @@
 -- Says what a vacuum of the messages would meet, and takes the right to run it.
 --
--- $1 text  the name of that right
+-- $1 text      the name of that right
+-- $2 interval  how long ago a vacuum is recent
 --
 -- Returns one row: permitted boolean, whether this user may vacuum the table; free boolean, whether
--- this session now has the right; recent boolean, whether a vacuum has ended within 4 s; live bigint,
+-- this session now has the right; recent boolean, whether a vacuum has ended within $2; live bigint,
 -- about how many messages there are; dead bigint, about how many rows are dead.
 -- Locks: an advisory lock of the session, never waited for.
 -- Index: the catalogue's own.
@@ -25,7 +26,7 @@ select
         greatest(
             pg_stat_get_last_vacuum_time(table_of.oid),
             pg_stat_get_last_autovacuum_time(table_of.oid)
-        ) > clock_timestamp() - interval '4 seconds',
+        ) > clock_timestamp() - $2::interval,
         false
     ) as recent,
     greatest(table_of.reltuples, 0)::bigint as live,
