@@ -88,6 +88,19 @@ fn what_is_handled_at_once_is_settled_before_more_is_asked_for() {
     }
 }
 
+#[test]
+fn a_handler_that_waits_delays_the_next_claim_by_its_first_turn_alone() {
+    let rig = rig(1);
+    let _worker = start(&rig, 100);
+    for _ in 0..20 {
+        rig.pass(SECOND * 2);
+        let before = rig.storage.log.count("claim Pending");
+        rig.enqueue_plain(1);
+        rig.pass(MILLISECOND);
+        assert_eq!(rig.storage.log.count("claim Pending"), before + 2);
+    }
+}
+
 /// How many claims were sent since a settle was that takes two seconds.
 fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> usize {
     let rig = rig(2);

@@ -97,6 +97,7 @@ pub(crate) async fn run(
     let more = json!({
         "seconds": arguments.seconds,
         "window_seconds": plan.window.as_secs_f64(),
+        "compared_seconds": plan.window.as_secs_f64() * plan.stretch() as f64,
         "ours_keeps": our_rest,
         "bare_keeps": bare_rest,
     });
@@ -106,7 +107,7 @@ pub(crate) async fn run(
         report.note(&format!(
             "  {name}, {whose}, windows of {:.1} s; the last {} has {:.2} of the rate of the second:",
             plan.window.as_secs_f64(),
-            if plan.stretch() == 1 { "one" } else { "minute" },
+            if plan.stretch() == 1 { "window" } else { "minute" },
             rest.unwrap_or_default()
         ));
         for window in &last.windows {

@@ -230,7 +230,7 @@ impl Agent {
             self.advance_phase(now);
             self.start_ready(now);
             if std::mem::take(&mut self.handlers_first) {
-                self.let_handlers_begin().await;
+                self.let_handlers_begin(now).await;
                 // What ended meanwhile has left its place in the line to others.
                 continue;
             }
@@ -350,10 +350,17 @@ impl Agent {
     }
 
     /// Lets the runners take their first turn, those of them that were started for what is in line.
-    async fn let_handlers_begin(&mut self) {
+    async fn let_handlers_begin(&mut self, now: Instant) {
         yield_once().await;
+        // Beside another exchange it does not sleep: that one makes no progress meanwhile.
+        if !self.exchanges.is_empty() || !self.runners.are_to_begin() {
+            return;
+        }
         // A runtime may have another thread take the agent up at once, before the one that has the runners
         // comes to them, and on the processor which that one needs. So it sleeps, and asks for nothing.
+        if self.has_to_look() {
+            self.next_look = Some(now + RELIEF);
+        }
         let begun = poll_fn(|task| {
             self.shared.inbox.poll_count(task);
             if self.runners.are_to_begin() {
@@ -362,10 +369,8 @@ impl Agent {
                 Poll::Ready(())
             }
         });
-        if self.runners.are_to_begin() {
-            // Something else may block their thread.
-            timeout(&*self.shared.runtime, RELIEF, begun).await;
-        }
+        // Something else may block their thread.
+        timeout(&*self.shared.runtime, RELIEF, begun).await;
     }
 
     /// Waits until a turn can change something.

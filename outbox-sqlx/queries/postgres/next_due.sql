@@ -14,6 +14,8 @@
 -- Index: the first entry of message_pending_idx for each queue and priority, and of
 -- message_lease_idx for each queue.
 --
+-- The arrays of the levels are unnested as in claim_pending.sql.
+--
 -- The bounds are for other programs, which may write times from which nothing can be subtracted:
 -- infinity, and the ends of the calendar.
 select
