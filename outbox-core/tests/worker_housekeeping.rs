@@ -128,6 +128,13 @@ impl House {
         }
     }
 
+    /// How often a worker that settles a message every second lets it tidy up in a minute.
+    fn calls_in_a_minute(&self) -> usize {
+        self.rig.start(self.worker());
+        self.work_for_a_minute();
+        self.calls()
+    }
+
     fn calls(&self) -> usize {
         self.storage.calls.all().len()
     }
@@ -136,10 +143,8 @@ impl House {
 #[test]
 fn a_worker_that_settles_lets_the_storage_tidy_up_every_five_seconds() {
     let house = House::new([]);
-    house.rig.start(house.worker());
-    house.work_for_a_minute();
     // Each pause is of 4 to 6 seconds.
-    let calls = house.calls();
+    let calls = house.calls_in_a_minute();
     assert!((10..=15).contains(&calls), "{calls}");
 }
 
@@ -147,10 +152,8 @@ fn a_worker_that_settles_lets_the_storage_tidy_up_every_five_seconds() {
 fn an_untidy_storage_is_called_every_second() {
     let house = House::new([]);
     house.storage.untidy.store(20, Ordering::Relaxed);
-    house.rig.start(house.worker());
-    house.work_for_a_minute();
     // In the other forty seconds every five.
-    let calls = house.calls();
+    let calls = house.calls_in_a_minute();
     assert!((20 + 6..=20 + 11).contains(&calls), "{calls}");
 }
 
@@ -158,9 +161,7 @@ fn an_untidy_storage_is_called_every_second() {
 fn an_untidy_storage_that_fails_is_called_every_five_seconds() {
     let house = House::new(std::iter::repeat_n(Answer::Fails, 100));
     house.storage.untidy.store(100, Ordering::Relaxed);
-    house.rig.start(house.worker());
-    house.work_for_a_minute();
-    let calls = house.calls();
+    let calls = house.calls_in_a_minute();
     assert!((10..=16).contains(&calls), "{calls}");
 }
 
