@@ -70,6 +70,8 @@ create unique index message_key_idx on "outbox".message (queue, key)
 -- and vacuum does not pause: measured, the paused one falls behind for good at full speed.
 -- Pages are filled to a half on insert, so that a claim finds room for its version on the same page:
 -- of such a change the log holds what is new, and a claim reads and writes one page and not two.
+-- The empty end of the table is kept: cutting it off takes a lock against everybody, for which an
+-- autovacuum waits up to five seconds, and keeps the workers' own vacuums out meanwhile.
 alter table "outbox".message set (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
@@ -78,7 +80,8 @@ alter table "outbox".message set (
     autovacuum_vacuum_insert_threshold = 1000,
     autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 1000,
-    autovacuum_vacuum_cost_delay = 0
+    autovacuum_vacuum_cost_delay = 0,
+    vacuum_truncate = false
 );
 
 create table "outbox".dead_letter (

@@ -120,8 +120,9 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Tidies up after what was settled, where a database leaves that to its users: deletes no message
     /// and changes none. Called every five seconds by a worker that has settled something since the
-    /// last time, and after one second if it [`is_untidy`](Self::is_untidy), beside all other calls, which it must not hold up; and by many workers, of which one
-    /// at a time does the work. The worker that ends drops it. The default has nothing to do.
+    /// last time, and up to four times a second while it [`is_untidy`](Self::is_untidy), beside all other
+    /// calls, which it must not hold up; and by many workers, of which one at a time does the work. The
+    /// worker that ends drops it. The default has nothing to do.
     ///
     /// # Errors
     /// Errors are logged, and the worker calls again. What cannot get better is
@@ -131,7 +132,7 @@ pub trait Storage: Send + Sync + 'static {
     }
 
     /// Whether so much is to be tidied up that [`housekeep`](Self::housekeep) should come before its time;
-    /// never by default. Asked every second by a worker that settles, so it must be cheap.
+    /// never by default. Asked four times a second by a worker that settles, so it must be cheap.
     fn is_untidy(&self) -> bool {
         false
     }

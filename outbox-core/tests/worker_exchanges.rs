@@ -20,13 +20,18 @@ fn rig(concurrent_exchanges: usize) -> Rig {
     rig
 }
 
+/// A handler that is ready at once: its outcome goes with a claim.
+const AT_ONCE: Duration = Duration::ZERO;
+
 /// A worker whose handlers take so long.
 fn worker_of(rig: &Rig, duration: Duration) -> Worker {
     let sim = rig.sim.clone();
     rig.worker(move |_| {
         let sim = sim.clone();
         async move {
-            sim.sleep(duration).await;
+            if duration > AT_ONCE {
+                sim.sleep(duration).await;
+            }
             Outcome::Done
         }
     })
@@ -101,8 +106,12 @@ fn a_handler_that_waits_delays_the_next_claim_by_its_first_turn_alone() {
     }
 }
 
-/// How many claims were sent since a settle was that takes two seconds.
-fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> usize {
+/// How many claims were sent since a settle was that takes two seconds, after handlers that take so long.
+fn claims_beside_a_slow_settle(
+    handler: Duration,
+    worthwhile: Option<usize>,
+    after: Duration,
+) -> usize {
     let rig = rig(2);
     *rig.storage
         .worthwhile_exchanges
@@ -110,8 +119,7 @@ fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> us
         .expect("no test panics here") = worthwhile;
     rig.enqueue_plain(1);
     plan(&rig.storage.settles, [Fault::Late]);
-    // Not at once, so that no claim goes with the outcome.
-    let worker = worker_of(&rig, MILLISECOND);
+    let worker = worker_of(&rig, handler);
     let _worker = rig.start(worker.poll_interval(MILLISECOND * 10));
     while rig.storage.log.count("settle 1") == 0 {
         rig.pass(MILLISECOND);
@@ -123,11 +131,20 @@ fn claims_beside_a_slow_settle(worthwhile: Option<usize>, after: Duration) -> us
 
 #[test]
 fn an_exchange_that_is_not_worth_it_is_begun_once_another_takes_long() {
+    let (alone, soon) = (MILLISECOND, MILLISECOND * 90);
+    assert!(claims_beside_a_slow_settle(alone, None, soon) > 0);
+    assert_eq!(claims_beside_a_slow_settle(alone, Some(1), soon), 0);
+    assert!(claims_beside_a_slow_settle(alone, Some(1), soon * 2) > 0);
+    assert_eq!(claims_beside_a_slow_settle(alone, Some(0), soon), 0);
+}
+
+#[test]
+fn a_claim_that_waits_for_the_outcomes_it_went_with_holds_up_no_other_for_long() {
     let soon = MILLISECOND * 90;
-    assert!(claims_beside_a_slow_settle(None, soon) > 0);
-    assert_eq!(claims_beside_a_slow_settle(Some(1), soon), 0);
-    assert!(claims_beside_a_slow_settle(Some(1), soon * 2) > 0);
-    assert_eq!(claims_beside_a_slow_settle(Some(0), soon), 0);
+    assert_eq!(claims_beside_a_slow_settle(AT_ONCE, None, soon), 0);
+    assert!(claims_beside_a_slow_settle(AT_ONCE, None, soon * 2) > 0);
+    assert_eq!(claims_beside_a_slow_settle(AT_ONCE, Some(1), soon), 0);
+    assert!(claims_beside_a_slow_settle(AT_ONCE, Some(1), soon * 2) > 0);
 }
 
 /// The simulated runtime, whose clock goes on by forty milliseconds before each of so many readings.
@@ -213,9 +230,15 @@ fn what_is_held_begins_though_the_first_of_its_claim_take_long_to_settle() {
 #[test]
 fn few_outcomes_wait_for_the_exchange_that_is_under_way() {
     let rig = rig(2);
-    let _worker = with_a_slow_claim(&rig, 40);
+    rig.enqueue_plain(40);
+    plan(&rig.storage.claims, [Fault::None, Fault::None, Fault::Late]);
+    let worker = worker_of(&rig, MILLISECOND * 50).concurrency(80);
+    let _worker = rig.start(worker.prefetch(0).poll_interval(HOUR));
+    rig.pass(MILLISECOND * 90);
+    assert_eq!(rig.storage.log.count("claim Pending"), 2);
     assert_eq!(rig.memory().messages().len(), 40);
-    rig.pass(SECOND);
+    // But not for one that takes long.
+    rig.pass(MILLISECOND * 20);
     assert_eq!(rig.storage.log.count("settle 40"), 1);
 }
 
@@ -340,15 +363,39 @@ fn a_claim_that_failed_is_asked_for_again_while_another_does_not_answer() {
 
 #[test]
 fn outcomes_that_do_not_get_an_answer_hold_up_no_poll() {
+    for handler in [AT_ONCE, MILLISECOND] {
+        let rig = rig(2);
+        rig.enqueue_plain(1);
+        plan(&rig.storage.settles, [Fault::Hang]);
+        let worker = worker_of(&rig, handler);
+        let _worker = rig.start(worker.poll_interval(SECOND));
+        rig.pass(SECOND / 2);
+        let before = rig.storage.log.count("claim Pending");
+        rig.pass(SECOND * 5);
+        let polls = rig.storage.log.count("claim Pending") - before;
+        assert!((4..=7).contains(&polls), "{polls}");
+    }
+}
+
+#[test]
+fn what_is_enqueued_while_outcomes_wait_runs_and_settles_beside_them() {
     let rig = rig(2);
     rig.enqueue_plain(1);
-    plan(&rig.storage.settles, [Fault::Hang]);
-    // Not at once, so that no claim goes with the outcome.
-    let worker = worker_of(&rig, MILLISECOND);
-    let _worker = rig.start(worker.poll_interval(SECOND));
-    rig.pass(SECOND / 2);
-    let before = rig.storage.log.count("claim Pending");
-    rig.pass(SECOND * 5);
-    let polls = rig.storage.log.count("claim Pending") - before;
-    assert!((4..=7).contains(&polls), "{polls}");
+    plan(&rig.storage.settles, [Fault::Late]);
+    let worker = worker_of(&rig, AT_ONCE).concurrency(4).prefetch(0);
+    let worker = rig.start(worker.poll_interval(HOUR));
+    while rig.storage.log.count("settle 1") == 0 {
+        rig.pass(MILLISECOND);
+    }
+    let together = (0..9).map(|number| draft(number).check(1024).expect("a valid draft"));
+    let written = rig.memory().enqueue(together.collect());
+    rig.sim.block_on(written).expect("memory does not fail");
+    rig.pass(MILLISECOND * 99);
+    assert_eq!(worker.report().started, 1);
+    rig.pass(MILLISECOND * 10);
+    // Two slots are kept for the claim that is under way, and the others end and settle beside it.
+    assert_eq!(rig.storage.log.count("settle 2"), 4);
+    assert_eq!(worker.report().done, 9);
+    rig.pass(SECOND * 3);
+    assert_eq!(worker.report().done, 10);
 }

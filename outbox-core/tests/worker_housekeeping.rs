@@ -15,6 +15,7 @@ use outbox_core::{
 use support::{Log, Rig, SECOND, Script, Scripted};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The memory storage, which writes down when it is asked to tidy up.
 #[derive(Clone)]
@@ -112,7 +113,7 @@ impl House {
             .data(Script(Box::new(|_| Box::pin(async { Outcome::Done }))))
             .register::<Scripted>()
             // It gets no hints, and does all of a minute within that.
-            .poll_interval(SECOND / 2)
+            .poll_interval(MILLISECOND * 50)
             .observe(move |event| {
                 if let Event::Housekept(done) = event {
                     events.add(format!("{done:?}"));
@@ -125,6 +126,14 @@ impl House {
         for _ in 0..60 {
             self.rig.enqueue_plain(1);
             self.rig.pass(SECOND);
+        }
+    }
+
+    /// A message ten times a second.
+    fn work_for_five_seconds(&self) {
+        for _ in 0..50 {
+            self.rig.enqueue_plain(1);
+            self.rig.pass(MILLISECOND * 100);
         }
     }
 
@@ -149,12 +158,28 @@ fn a_worker_that_settles_lets_the_storage_tidy_up_every_five_seconds() {
 }
 
 #[test]
-fn an_untidy_storage_is_called_every_second() {
+fn an_untidy_storage_is_called_four_times_a_second() {
     let house = House::new([]);
     house.storage.untidy.store(20, Ordering::Relaxed);
-    // In the other forty seconds every five.
-    let calls = house.calls_in_a_minute();
-    assert!((20 + 6..=20 + 11).contains(&calls), "{calls}");
+    house.rig.start(house.worker());
+    house.work_for_five_seconds();
+    assert!((18..=20).contains(&house.calls()), "{}", house.calls());
+    let before = house.calls();
+    (0..6).for_each(|_| house.work_for_five_seconds());
+    let calls = house.calls() - before;
+    assert!((5..=8).contains(&calls), "tidy again: {calls}");
+}
+
+#[test]
+fn a_second_in_which_nothing_was_settled_does_not_leave_a_storage_untidy_for_long() {
+    let house = House::new([]);
+    house.rig.start(house.worker());
+    house.rig.pass(SECOND);
+    let before = house.calls();
+    house.storage.untidy.store(usize::MAX, Ordering::Relaxed);
+    house.rig.enqueue_plain(1);
+    house.rig.pass(MILLISECOND * 1_300);
+    assert!(house.calls() > before);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! and that every statement of a worker can run. What differs, column by column, is told by
 //! `verify.rs`.
 
-use outbox_core::{ClaimRequest, Error, Source};
+use outbox_core::Error;
 use sqlx::Row;
 
 use crate::error::storage_error;
@@ -44,10 +44,7 @@ fn place(inner: &Inner) -> String {
 /// nothing, but fails where a column or a table is missing and, unlike preparing it, where a
 /// permission is.
 async fn check_statements(inner: &Inner) -> Result<(), Error> {
-    for source in [Source::Pending, Source::Expired] {
-        let request = ClaimRequest::new(Vec::new(), 1, source);
-        claim::claim(inner, &request.resumed()).await?;
-    }
+    claim::check(inner).await?;
     settle::check(inner).await?;
     // Not on the connection of the renewals, which belongs to the heartbeat's thread.
     renew::renew(inner, inner.control.first(), &[]).await?;

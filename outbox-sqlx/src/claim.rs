@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use outbox_core::{Claim, ClaimRequest, Error, MAX_LEASE_LOSSES, PRIORITIES, QueueLease, Source};
+use outbox_core::{
+    Claim, ClaimRequest, Error, MAX_LEASE_LOSSES, MIN_LEASE_TTL, PRIORITIES, QueueLease, Source,
+};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
@@ -15,6 +17,18 @@ use crate::rows::{Leased, Names, claim_of, dead_lettered, leased, sort_by_start}
 use crate::storage::Inner;
 use crate::timestamp::Timestamp;
 use crate::watermark::{Mark, Reach};
+
+/// Runs each statement about no queue.
+pub(crate) async fn check(inner: &Inner) -> Result<(), Error> {
+    for source in [Source::Pending, Source::Expired] {
+        let request = ClaimRequest::new(Vec::new(), 1, source);
+        claim(inner, &request.resumed()).await?;
+    }
+    let nowhere = QueueLease::new("", MIN_LEASE_TTL);
+    let request = ClaimRequest::new(Vec::new(), 1, Source::Pending);
+    claim_clear(inner, &request, &nowhere).await?;
+    Ok(())
+}
 
 /// Claims as the request says.
 pub(crate) async fn claim(inner: &Inner, request: &ClaimRequest) -> Result<Claim, Error> {
@@ -149,7 +163,27 @@ async fn claim_pending(
     arrays: &Arrays,
 ) -> Result<Answered, Failed> {
     let reading = inner.watermarks.read(&request.queues, Instant::now());
-    let since = Since::new(reading.since());
+    let rows = match &request.queues[..] {
+        [queue] if reading.is_of_clear() => claim_clear(inner, request, queue).await?,
+        _ => claim_levels(inner, request, arrays, Since::new(reading.since())).await?,
+    };
+    let mut messages = read_leased(request, &rows)?;
+    // "returning" promises no order.
+    sort_by_start(request, &mut messages);
+    let reach = reading.answered(&messages, request.limit, Instant::now());
+    Ok(Answered {
+        claim: claim_of(messages),
+        reach,
+    })
+}
+
+/// Claims from each queue and priority by itself.
+async fn claim_levels(
+    inner: &Inner,
+    request: &ClaimRequest,
+    arrays: &Arrays,
+    since: Since,
+) -> Result<Vec<PgRow>, Failed> {
     let answer = inner
         .control
         .fetch("claim", Repeat::Ask, || {
@@ -163,14 +197,26 @@ async fn claim_pending(
                 .bind(&since.ids)
         })
         .await?;
-    let mut messages = read_leased(request, &answer.rows)?;
-    // "returning" promises no order.
-    sort_by_start(request, &mut messages);
-    let reach = reading.answered(&messages, request.limit, Instant::now());
-    Ok(Answered {
-        claim: claim_of(messages),
-        reach,
-    })
+    Ok(answer.rows)
+}
+
+/// Claims from a queue that holds next to nothing.
+async fn claim_clear(
+    inner: &Inner,
+    request: &ClaimRequest,
+    lease: &QueueLease,
+) -> Result<Vec<PgRow>, Failed> {
+    let answer = inner
+        .control
+        .fetch("claim", Repeat::Ask, || {
+            sqlx::query(inner.statements.claim_clear.clone())
+                .bind(request.token.as_uuid())
+                .bind(&*lease.queue)
+                .bind(interval(lease.lease_ttl))
+                .bind(limit(request))
+        })
+        .await?;
+    Ok(answer.rows)
 }
 
 async fn claim_expired(
@@ -286,7 +332,11 @@ async fn fill_next_due(
         Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
     };
     let hints = ahead.hints(reach, request.queues.len());
-    claim.next_due = sooner(wait("due_in")?, hints.sweep_in);
+    let due_in = wait("due_in")?;
+    inner
+        .watermarks
+        .saw(&request.queues, &ahead, due_in.is_none());
+    claim.next_due = sooner(due_in, hints.sweep_in);
     claim.next_expiry = sooner(wait("expires_in")?, hints.look_in);
     let asked_at = row.try_get("asked_at");
     let asked_at = asked_at.map_err(|error| storage_error("claim", error))?;

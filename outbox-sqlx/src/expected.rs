@@ -139,10 +139,11 @@ const ZERO_OPTIONS: [(&str, &str); 3] = [
 ];
 
 /// Storage options that must be set, to whatever suits the machine.
-const SET_OPTIONS: [(&str, &str); 5] = [
+const SET_OPTIONS: [(&str, &str); 6] = [
     (M, "fillfactor"),
     (M, "autovacuum_vacuum_threshold"),
     (M, "autovacuum_vacuum_insert_threshold"),
     (M, "autovacuum_analyze_threshold"),
     (M, "autovacuum_vacuum_cost_delay"),
+    (M, "vacuum_truncate"),
 ];

@@ -15,7 +15,7 @@ use crate::storage::Inner;
 /// which the next call comes.
 const RECENTLY: Duration = Duration::from_secs(4);
 /// The same where many rows died since.
-const JUST_NOW: Duration = Duration::from_secs(1);
+const JUST_NOW: Duration = Duration::from_millis(500);
 
 /// Vacuums the messages if that is worth it, on a connection of its own: opened for it and closed
 /// after it, so that a worker which never needs it has none.

@@ -215,8 +215,9 @@ mod tests {
 
     /// The statements whose rows are read by place, with the words before their columns. What
     /// `sqlite/pending` packs has no names: a test claims it.
-    const CLAIMS: [(&str, &str); 6] = [
+    const CLAIMS: [(&str, &str); 7] = [
         ("postgres/claim_pending", "returning "),
+        ("postgres/claim_clear", "returning "),
         ("postgres/claim_expired", ") select "),
         ("postgres/recover", "returning "),
         ("sqlite/large", "select "),

@@ -24,6 +24,7 @@ statements! { Statements of crate::schema_name::SchemaName {
     busy = "../queries/postgres/busy.sql";
     cancel_by_id = "../queries/postgres/cancel_by_id.sql";
     cancel_by_key = "../queries/postgres/cancel_by_key.sql";
+    claim_clear = "../queries/postgres/claim_clear.sql";
     claim_expired = "../queries/postgres/claim_expired.sql";
     claim_pending = "../queries/postgres/claim_pending.sql";
     dead_letters = "../queries/postgres/dead_letters.sql";

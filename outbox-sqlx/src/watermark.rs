@@ -50,6 +50,8 @@ struct Queue {
     leases: Leases,
     /// How many messages were claimed from it.
     taken: u64,
+    /// The last look found nothing pending, neither due nor to come, and no claim has found any since.
+    is_clear: bool,
 }
 
 impl State {
@@ -60,6 +62,7 @@ impl State {
     /// So many messages of one priority were claimed.
     fn count(&mut self, queue: &Arc<str>, level: usize, messages: u64) {
         let queue = self.queue(queue);
+        queue.is_clear = false;
         queue.taken += messages;
         queue.levels[level].count(messages);
     }
@@ -104,6 +107,11 @@ pub(crate) struct Hints {
 }
 
 impl Ahead {
+    /// Whether it looks at all messages that are pending.
+    fn is_whole(&self) -> bool {
+        self.since.iter().all(Option::is_none)
+    }
+
     /// After a claim that found nothing and reached so far, of so many queues.
     pub(crate) fn hints(&self, reach: Reach, queues: usize) -> Hints {
         // A sweep has just found that nothing is left.
@@ -169,7 +177,18 @@ impl Watermarks {
         ahead
     }
 
-    /// That look was answered, at `asked_at` by the database's clock, in this time.
+    /// That look at these queues was answered. Where it saw `nothing` that is pending, the next claim may
+    /// read whatever is there.
+    pub(crate) fn saw(&self, queues: &[QueueLease], ahead: &Ahead, nothing: bool) {
+        let is_clear = nothing && ahead.is_whole();
+        self.with(|state| {
+            for lease in queues {
+                state.queue(&lease.queue).is_clear = is_clear;
+            }
+        });
+    }
+
+    /// It was answered at `asked_at` by the database's clock, in this time.
     pub(crate) fn looked_ahead(
         &self,
         ahead: &Ahead,

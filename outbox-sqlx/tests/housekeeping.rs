@@ -115,8 +115,8 @@ async fn many_dead_rows_are_not_left_for_long() {
     fill(&mut ours, "a", 100_000).await;
     work(&storage).await;
     assert!(storage.is_untidy());
-    // A second after the one before, and not four.
-    let second = "select count(pg_sleep(greatest(0, extract(epoch from interval '1 second'
+    // Half a second after the one before, and not four.
+    let second = "select count(pg_sleep(greatest(0, extract(epoch from interval '0.5 seconds'
         + pg_stat_get_last_vacuum_time('outbox.message'::regclass) - clock_timestamp()))))";
     number(&mut ours, second).await;
     let done = housekeep(&storage).await;

@@ -75,6 +75,10 @@ fn claim_pending(queues: &[&str], limit: usize, (since, id): Since) -> String {
     )
 }
 
+fn claim_clear(queue: &str, limit: usize) -> String {
+    format!("execute claim_clear ({TOKEN}, '{queue}', '30s', {limit})")
+}
+
 fn claim_expired(limit: usize, (since, _): Since) -> String {
     format!(
         "execute claim_expired ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}', {limit}, 3::smallint,
@@ -112,6 +116,7 @@ fn hot() -> Vec<String> {
         })
         .collect();
     hot.extend([
+        claim_clear("busy", 100),
         format!("execute recover ({TOKEN}, '{{rare,busy}}', '{{30s,30s}}', 100)"),
         format!("execute renew ({}, {tokens}, {delays})", ids(1)),
         format!(
@@ -300,6 +305,7 @@ async fn a_claim_reads_a_few_pages_for_each_message_however_many_it_leases() {
         for claim in [
             claim_pending(&["rare", "busy"], 500, SINCE[0]),
             claim_expired(500, SINCE[0]),
+            claim_clear("busy", 500),
         ] {
             let pages = pages(&mut ours, &claim).await;
             assert!(pages < 500 * 30, "{mode}: {pages} pages by {claim}");
@@ -345,6 +351,7 @@ async fn no_forced_plan_leases_more_than_the_limit() {
         for claim in [
             claim_pending(&["rare", "busy"], 3, since),
             claim_expired(3, since),
+            claim_clear("busy", 3),
         ] {
             execute(&mut ours, "begin").await;
             for switch in &off {

@@ -17,6 +17,9 @@ const MAX_CLAIM: usize = 500;
 /// Prefetch covers what ran in this time.
 const PREFETCH_WINDOW: Duration = Duration::from_millis(100);
 const FIRST_STALL: Duration = Duration::from_millis(5);
+/// An exchange that has been under way for this long does not count among those that are worth it: it
+/// may wait for a lock, or for an answer that never comes.
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the worker holds at this moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +30,8 @@ pub(super) struct Holding {
     pub(super) ready: usize,
     /// Of both, those whose lease was lost before.
     pub(super) suspects: usize,
+    /// Outcomes that go with the next claim.
+    pub(super) settles: bool,
 }
 
 pub(super) struct Claiming {
@@ -35,6 +40,8 @@ pub(super) struct Claiming {
     prefetch: usize,
     /// How many claims there may be under way.
     lanes: usize,
+    /// How many at most, whatever they are worth.
+    most_lanes: usize,
     poll_interval: Duration,
     /// A quarter of the shortest lease: how often expired leases are looked for at least.
     reclaim_interval: Duration,
@@ -62,11 +69,17 @@ struct UnderWay {
     token: LeaseToken,
     source: Source,
     limit: usize,
+    /// Until when there is no other beside it, unless there is a backlog; if not said, until its answer.
+    alone_until: Option<Instant>,
 }
 
 impl UnderWay {
     fn reclaims(&self) -> bool {
         self.source == Source::Expired
+    }
+
+    fn is_alone(&self, now: Instant) -> bool {
+        self.alone_until.is_none_or(|until| now < until)
     }
 }
 
@@ -83,6 +96,7 @@ impl Claiming {
             concurrency: settings.concurrency,
             prefetch: settings.prefetch,
             lanes,
+            most_lanes: lanes,
             poll_interval: settings.poll_interval,
             reclaim_interval: shortest.map_or(settings.poll_interval, |ttl| ttl / 4),
             wanted: true,
@@ -123,19 +137,31 @@ impl Claiming {
         if let Some(failed) = self.resume() {
             return Some(failed);
         }
+        let request = self.next(holding, now)?;
+        self.begin(&request, holding.settles.then(|| now + PATIENCE));
+        Some(request)
+    }
+
+    fn next(&mut self, holding: Holding, now: Instant) -> Option<ClaimRequest> {
         let prefetch = self.prefetch.min(self.rate.within(PREFETCH_WINDOW, now));
         let capacity = self.concurrency.saturating_add(prefetch);
-        let asked: usize = self.under_way.iter().map(|claim| claim.limit).sum();
-        let room = capacity.saturating_sub(holding.running + holding.ready + asked);
+        let room = capacity.saturating_sub(holding.running + holding.ready + self.asked());
         if room == 0 {
             return None;
         }
         let share = capacity.div_ceil(self.lanes).min(self.ceiling);
         // Beside another claim only one that finds something, and is worth its cost.
         let worth = self.deep && room >= share / 2;
-        if !worth && !self.under_way.is_empty() {
+        if !worth && self.under_way.iter().any(|claim| claim.is_alone(now)) {
             return None;
         }
+        // Outcomes may have to wait until somebody unlocks a message, and the claim with them: it leaves
+        // room to one that does not.
+        let room = if holding.settles {
+            room.min(capacity.div_ceil(self.most_lanes))
+        } else {
+            room
+        };
         let reclaims = self.under_way.iter().any(UnderWay::reclaims);
         if now >= self.next_reclaim && holding.suspects == 0 && !reclaims {
             let lot = room.min(SUSPECT_LOT).min(self.ceiling);
@@ -155,15 +181,21 @@ impl Claiming {
     pub(super) fn resume(&mut self) -> Option<ClaimRequest> {
         let mut request = self.unresolved.pop_front()?.resumed();
         request.limit = request.limit.min(self.ceiling);
-        self.begin(&request);
+        self.begin(&request, None);
         Some(request)
     }
 
-    fn begin(&mut self, request: &ClaimRequest) {
+    /// How many messages the claims that are under way may bring.
+    fn asked(&self) -> usize {
+        self.under_way.iter().map(|claim| claim.limit).sum()
+    }
+
+    fn begin(&mut self, request: &ClaimRequest, alone_until: Option<Instant>) {
         self.under_way.push(UnderWay {
             token: request.token,
             source: request.source,
             limit: request.limit,
+            alone_until,
         });
     }
 
@@ -184,9 +216,7 @@ impl Claiming {
             queues.rotate_left(first);
             *rotation = rotation.wrapping_add(1);
         }
-        let request = ClaimRequest::new(queues, limit, source);
-        self.begin(&request);
-        request
+        ClaimRequest::new(queues, limit, source)
     }
 
     pub(super) fn answered(&mut self, request: &ClaimRequest, claim: &Claim, now: Instant) {
@@ -272,12 +302,18 @@ impl Claiming {
         !self.unresolved.is_empty()
     }
 
-    /// When [`plan`](Self::plan) may answer differently without anything else happening: not by the
-    /// clock while a claim is under way.
-    pub(super) fn next_change(&self, holding: Holding) -> Option<Instant> {
-        if !self.under_way.is_empty() {
-            None
-        } else if holding.suspects == 0 {
+    /// When [`plan`](Self::plan) may answer differently without anything else happening: while a claim is
+    /// under way, once that is no longer to be alone, and then only where it left some room.
+    pub(super) fn next_change(&self, holding: Holding, now: Instant) -> Option<Instant> {
+        let alone = self.under_way.iter().filter(|claim| claim.is_alone(now));
+        // The least is none where one of them is to be alone until its answer.
+        if let Some(until) = alone.map(|claim| claim.alone_until).min() {
+            return until;
+        }
+        if holding.running + holding.ready + self.asked() >= self.concurrency {
+            return None;
+        }
+        if holding.suspects == 0 && !self.under_way.iter().any(UnderWay::reclaims) {
             Some(self.next_poll.min(self.next_reclaim))
         } else {
             Some(self.next_poll)

@@ -19,8 +19,10 @@ use crate::telemetry::{Event, Telemetry, add};
 /// second, tables that are vacuumed every 5 s stay at 0.2 GB and their rate is flat; a minute apart they
 /// grow to 2.3 GB, and a fifth of the rate is left (measured for 5 minutes).
 const TICK: Duration = Duration::from_secs(5);
-/// How often an untidy storage is called at most.
-const SHORT_TICK: Duration = Duration::from_secs(1);
+/// How often a worker that settles asks whether the storage is untidy, and calls it then at once.
+const SHORT_TICK: Duration = Duration::from_millis(250);
+/// How often a worker that settles nothing looks whether it does again.
+const QUIET_TICK: Duration = Duration::from_secs(1);
 /// What takes longer has lost its connection: the vacuum of a table of 100 GB takes less.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// How long a worker that ends waits for it: a handler may block the thread it is on.
@@ -118,19 +120,19 @@ impl Housekeeper {
 
     /// Sleeps for this long, or until the storage is untidy. A worker that settles nothing asks nothing.
     async fn pause_while_tidy(&self, pause: Duration) {
-        let mut left = pause;
+        let (mut left, mut tick) = (pause, SHORT_TICK);
         while !left.is_zero() {
             let before = self.telemetry.counters.settled();
-            let step = left.min(SHORT_TICK);
+            let step = left.min(tick);
             self.runtime.sleep(step).await;
             left -= step;
-            if self.telemetry.counters.settled() == before {
-                self.runtime.sleep(left).await;
+            tick = if self.telemetry.counters.settled() == before {
+                QUIET_TICK
+            } else if caught(|| self.storage.is_untidy()) == Some(true) {
                 return;
-            }
-            if caught(|| self.storage.is_untidy()) == Some(true) {
-                return;
-            }
+            } else {
+                SHORT_TICK
+            };
         }
     }
 

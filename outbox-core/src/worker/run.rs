@@ -11,7 +11,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{FutureExt, poll_fn};
@@ -346,6 +346,7 @@ impl Agent {
             running: self.running - stocked,
             ready: self.ready.len() + stocked,
             suspects: self.suspects,
+            settles: false,
         }
     }
 
@@ -393,6 +394,13 @@ impl Agent {
                 .fuse()
         });
         let turn = poll_fn(|task| {
+            // Before the exchanges: one that has just begun sends its statement when it is polled, and what
+            // this thread does after that, it does while the server wants a processor.
+            let mut changed = self.poll_hint(task);
+            changed |= Pin::new(&mut shutdown_changed).poll(task).is_ready();
+            if let Some(sleep) = &mut sleep {
+                changed |= sleep.poll_unpin(task).is_ready();
+            }
             for (place, exchange) in self.exchanges.iter_mut().enumerate() {
                 if let Poll::Ready(answer) = exchange.answer.as_mut().poll(task) {
                     drop(self.exchanges.swap_remove(place));
@@ -401,21 +409,14 @@ impl Agent {
             }
             // An end matters if something waits for its slot, or if its outcome can go at once.
             let finished = self.shared.inbox.poll_count(task);
-            if finished > 0 && (self.line_is_short() || self.is_worth_an_exchange(finished)) {
+            if finished > 0
+                && (self.line_is_short() || self.is_worth_an_exchange(finished, self.now()))
+            {
                 return Poll::Ready(Turn::SomeFinished);
             }
-            if let Poll::Ready(hint) = self.wake_ups.as_mut().poll_next(task) {
-                return Poll::Ready(Turn::Hinted {
-                    more: hint.is_some(),
-                });
-            }
-            if Pin::new(&mut shutdown_changed).poll(task).is_ready() || self.has_to_look() {
-                return Poll::Ready(Turn::TimeOrSignal);
-            }
-            if let Some(sleep) = &mut sleep
-                && sleep.poll_unpin(task).is_ready()
-            {
-                return Poll::Ready(Turn::TimeOrSignal);
+            // After the inbox, which is how the agent is told of it.
+            if changed || self.has_to_look() {
+                return Poll::Ready(Turn::Changed);
             }
             Poll::Pending
         })
@@ -424,14 +425,20 @@ impl Agent {
             Turn::Answered(answer) => self.take_answer(*answer),
             // Lets handlers that are ready to run come first, so that their outcomes go together.
             Turn::SomeFinished => yield_once().await,
-            Turn::Hinted { more } => {
-                self.claiming.woken();
-                if !more {
-                    self.wake_ups = Box::pin(futures_util::stream::pending());
-                }
-            }
-            Turn::TimeOrSignal => {}
+            Turn::Changed => {}
         }
+    }
+
+    /// Takes note of a hint, if there is one.
+    fn poll_hint(&mut self, task: &mut TaskContext<'_>) -> bool {
+        let Poll::Ready(hint) = self.wake_ups.as_mut().poll_next(task) else {
+            return false;
+        };
+        self.claiming.woken();
+        if hint.is_none() {
+            self.wake_ups = Box::pin(futures_util::stream::pending());
+        }
+        true
     }
 
     fn look_after_runners(&mut self, now: Instant) {
@@ -449,8 +456,8 @@ impl Agent {
     /// When something changes by the clock alone.
     fn next_change(&self, now: Instant) -> Option<Instant> {
         let pause = self.backoff.pause(now);
-        // Beside a call they wait for company, however long they are due.
-        let alone = self.exchanges.is_empty();
+        // They wait for company, however long they are due, and for a place.
+        let alone = !self.has_company(now) && self.exchanges.len() < self.worthwhile_exchanges;
         let delayed = self.outgoing.next_delayed().filter(|_| alone);
         match self.phase {
             Phase::Claiming if self.exchanges.len() >= self.worthwhile_exchanges => {
@@ -459,11 +466,12 @@ impl Agent {
             Phase::Claiming => pause.or_else(|| {
                 let room = self.running + self.ready.len() < self.settings.concurrency
                     && !self.outgoing.is_stuck();
-                let claim = room.then(|| self.claiming.next_change(self.holding()));
-                claim.flatten().into_iter().chain(delayed).min()
+                let claim = room.then(|| self.claiming.next_change(self.holding(), now));
+                let next = claim.flatten().into_iter().chain(delayed);
+                next.chain(self.next_impatience).min()
             }),
             Phase::Draining { until } | Phase::Cancelling { until } | Phase::Flushing { until } => {
-                let next = pause.or(delayed);
+                let next = pause.or(delayed.into_iter().chain(self.next_impatience).min());
                 Some(next.map_or(until, |next| next.min(until)))
             }
         }
@@ -480,8 +488,8 @@ impl Drop for Agent {
 enum Turn {
     Answered(Box<Answer>),
     SomeFinished,
-    Hinted { more: bool },
-    TimeOrSignal,
+    /// A hint, a time or a signal came.
+    Changed,
 }
 
 struct RunningHeartbeat {

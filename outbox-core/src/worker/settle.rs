@@ -143,9 +143,13 @@ impl Outgoing {
         !self.waiting.is_empty() || self.next_delayed().is_some_and(|at| at <= now)
     }
 
-    /// When a delayed settlement is asked again.
+    /// When a delayed settlement is asked again, whose message is not in a call.
     pub(super) fn next_delayed(&self) -> Option<Instant> {
-        self.delayed.iter().map(|(at, _)| *at).min()
+        let free = self.delayed.iter().filter(|(_, one)| {
+            let mut under_way = self.asked.values().flatten();
+            under_way.all(|other| other.settlement.id != one.settlement.id)
+        });
+        free.map(|(at, _)| *at).min()
     }
 
     /// Whether outcomes cannot be written at present: what runs now would wait with them.

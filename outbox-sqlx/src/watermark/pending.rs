@@ -130,6 +130,7 @@ pub(crate) struct Reading<'a> {
     queues: &'a [QueueLease],
     /// For each queue and priority.
     levels: Vec<Read>,
+    of_clear: bool,
     begun: Instant,
     answered: bool,
 }
@@ -138,9 +139,11 @@ impl Watermarks {
     /// Begins a claim of pending messages.
     pub(crate) fn read<'a>(&'a self, queues: &'a [QueueLease], now: Instant) -> Reading<'a> {
         let mut levels = Vec::with_capacity(queues.len() * LEVELS);
+        let mut all_clear = true;
         self.with(|state| {
             for lease in queues {
                 let queue = state.queue(&lease.queue);
+                all_clear &= queue.is_clear;
                 levels.extend(queue.levels.iter_mut().map(|level| Read {
                     since: level.begin(now),
                     epoch: level.epoch,
@@ -150,6 +153,7 @@ impl Watermarks {
         Reading {
             marks: self,
             queues,
+            of_clear: all_clear && levels.iter().all(|read: &Read| read.since.is_none()),
             levels,
             begun: now,
             answered: false,
@@ -161,6 +165,11 @@ impl Reading<'_> {
     /// For each queue and priority: where to begin, `None` for the beginning.
     pub(crate) fn since(&self) -> impl Iterator<Item = Option<Mark>> {
         self.levels.iter().map(|read| read.since)
+    }
+
+    /// Whether it reads from the beginning, of queues in which nothing was pending a moment ago.
+    pub(crate) const fn is_of_clear(&self) -> bool {
+        self.of_clear
     }
 
     /// The claim was answered with these messages, in the order in which they start.
@@ -222,6 +231,7 @@ impl Reading<'_> {
         self.marks.with(|state| {
             for (place, read) in self.levels.iter().enumerate() {
                 let queue = state.queue(&self.queues[place / LEVELS].queue);
+                queue.is_clear = false;
                 queue.levels[place % LEVELS].failed(read, took, now);
             }
         });

@@ -110,9 +110,9 @@ fn after_an_empty_answer_it_waits_for_the_poll_the_next_due_time_or_a_hint() {
     claiming.answered(&request, &empty, now);
     assert!(claiming.plan(Holding::default(), now).is_none());
     let due = now + Duration::from_millis(120);
-    assert_eq!(claiming.next_change(Holding::default()), Some(due));
+    assert_eq!(claiming.next_change(Holding::default(), now), Some(due));
     let request = claiming.plan(Holding::default(), due).expect("due");
-    let late = claiming.next_change(Holding::default());
+    let late = claiming.next_change(Holding::default(), due);
     assert_eq!(late, None, "not while it is under way");
 
     claiming.answered(&request, &Claim::default(), now);
@@ -205,8 +205,8 @@ fn suspects_come_in_small_lots_and_the_next_lot_waits_for_the_last() {
     claiming.answered(&request, &messages(8), now);
     let suspects = Holding {
         running: 8,
-        ready: 0,
         suspects: 1,
+        ..Holding::default()
     };
     let request = claiming.plan(suspects, now).expect("ordinary ones go on");
     assert_eq!(request.source, Source::Pending);
@@ -251,7 +251,7 @@ fn prefetch_follows_what_ran_recently() {
     let stocked = Holding {
         running: 10,
         ready: 51,
-        suspects: 0,
+        ..Holding::default()
     };
     assert!(claiming.plan(stocked, later).is_none(), "half is in stock");
     let low = Holding {
@@ -306,6 +306,59 @@ fn beside_a_claim_that_may_find_nothing_there_is_no_other() {
     assert!(claiming.plan(busy, now).is_none(), "a hint waits for it");
     claiming.answered(&request, &Claim::default(), now);
     assert!(claiming.plan(busy, now).is_some(), "and is not lost");
+}
+
+/// Looks for pending messages together with outcomes, with lanes for two claims and ten slots.
+fn beside_outcomes(now: Instant) -> (Claiming, ClaimRequest) {
+    let mut claiming = Claiming {
+        lanes: 2,
+        most_lanes: 2,
+        ..claiming(10, 0, now)
+    };
+    past_first_reclaim(&mut claiming, now);
+    let settling = Holding {
+        settles: true,
+        ..Holding::default()
+    };
+    let request = claiming.plan(settling, now).expect("pending");
+    (claiming, request)
+}
+
+#[test]
+fn a_claim_that_waits_with_outcomes_leaves_room_to_another_after_a_tenth_of_a_second() {
+    let now = Instant::now();
+    let (mut claiming, first) = beside_outcomes(now);
+    assert_eq!((first.source, first.limit), (Source::Pending, 5));
+    claiming.woken();
+    let later = now + Duration::from_millis(100);
+    assert_eq!(claiming.next_change(Holding::default(), now), Some(later));
+    let soon = later - Duration::from_millis(1);
+    assert!(claiming.plan(Holding::default(), soon).is_none());
+    let beside = claiming.plan(Holding::default(), later).expect("pending");
+    assert_eq!((beside.source, beside.limit), (Source::Pending, 5));
+    let late = now + SECOND * 5;
+    assert_eq!(claiming.next_change(Holding::default(), late), None);
+    claiming.woken();
+    assert!(claiming.plan(Holding::default(), late).is_none(), "no room");
+}
+
+#[test]
+fn beside_a_claim_that_waits_with_outcomes_the_poll_goes_on_where_there_is_room() {
+    let now = Instant::now();
+    let (mut claiming, _first) = beside_outcomes(now);
+    let running = |running| Holding {
+        running,
+        ..Holding::default()
+    };
+    let later = now + Duration::from_millis(100);
+    assert_eq!(claiming.next_change(running(5), later), None);
+    let due = claiming
+        .next_change(running(4), later)
+        .expect("one is free");
+    assert_eq!(due, claiming.next_poll.min(claiming.next_reclaim));
+    let due = due.max(later);
+    let beside = claiming.plan(running(4), due).expect("the poll");
+    assert_eq!(beside.limit, 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::outcome::{Settlement, Verdict};
 use crate::runtime::{Runtime, timeout};
 use crate::storage::{Claim, ClaimRequest, Settled, Source, Storage};
 use crate::telemetry::{About, Event, Health, LossPhase, Written, add};
+use crate::worker::claim::{Holding, PATIENCE};
 use crate::worker::heartbeat::{give_up, lease_lost, storage_panic, too_slow};
 use crate::worker::settle::{Call, Fate, Pending};
 use crate::worker::verdict::panic_message;
@@ -20,10 +21,6 @@ use crate::worker::verdict::panic_message;
 /// So many outcomes are worth an exchange of their own beside another, or twice as many as there are
 /// slots if those are fewer. Others wait for its end, so that batches grow with the load.
 const WORTH: usize = 50;
-
-/// An exchange that has been under way for this long does not count among those that are worth it: it
-/// may wait for a lock, or for an answer that never comes.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What an exchange brought back.
 pub(super) struct Answer {
@@ -69,34 +66,44 @@ impl Agent {
 
     /// When one more may be begun, because one takes long that did not `now`.
     fn next_impatience(&self, now: Instant) -> Option<Instant> {
-        if self.worthwhile_exchanges == self.most_exchanges {
+        if self.exchanges.len() >= self.most_exchanges {
             return None;
         }
         let outlasts = self.exchanges.iter().map(UnderWay::outlasts);
         outlasts.filter(|at| *at > now).min()
     }
 
+    /// Whether there is an exchange whose end is worth waiting for.
+    pub(super) fn has_company(&self, now: Instant) -> bool {
+        self.exchanges.iter().any(|one| one.outlasts() > now)
+    }
+
     /// Whether outcomes are worth an exchange, together with `more` that are not read yet.
-    pub(super) fn is_worth_an_exchange(&self, more: usize) -> bool {
-        self.exchanges.is_empty()
-            || self.exchanges.len() < self.worthwhile_exchanges
-                && self.outgoing.waiting() + more
-                    >= WORTH.min(self.settings.concurrency.saturating_mul(2))
+    pub(super) fn is_worth_an_exchange(&self, more: usize, now: Instant) -> bool {
+        let many = WORTH.min(self.settings.concurrency.saturating_mul(2));
+        self.exchanges.len() < self.worthwhile_exchanges
+            && (!self.has_company(now) || self.outgoing.waiting() + more >= many)
     }
 
     fn begin_exchange(&mut self, now: Instant) -> bool {
         if self.backoff.pause(now).is_some() {
             return false;
         }
+        let settles = self.is_worth_an_exchange(0, now) && self.outgoing.has_waiting(now);
         let request = match self.phase {
             // What ran and cannot be written would only become more.
             Phase::Claiming if self.outgoing.is_stuck() => None,
-            Phase::Claiming => self.claiming.plan(self.holding(), now),
+            Phase::Claiming => self.claiming.plan(
+                Holding {
+                    settles,
+                    ..self.holding()
+                },
+                now,
+            ),
             // Its messages are given back as soon as they are known.
             Phase::Draining { .. } => self.claiming.resume(),
             Phase::Cancelling { .. } | Phase::Flushing { .. } => None,
         };
-        let settles = self.is_worth_an_exchange(0) && self.outgoing.has_waiting(now);
         let asked = settles.then(|| self.outgoing.ask(now)).flatten();
         if request.is_none() && asked.is_none() {
             return false;
