@@ -104,8 +104,9 @@ pub trait Storage: Send + Sync + 'static {
 
     /// How many exchanges a worker may have under way at the same time, from 1 to 16; default 1. More
     /// are worth it where each has a connection of its own, and the storage works on several at
-    /// once: a worker has more than one under way with a backlog, and where a claim is due while
-    /// outcomes wait for their answer. Asked once, when a worker starts.
+    /// once: a worker has more than one under way with a backlog, where a claim is due while outcomes
+    /// wait for their answer, and where outcomes wait while an exchange takes long. Asked once, when a
+    /// worker starts.
     fn concurrent_exchanges(&self) -> usize {
         1
     }

@@ -390,9 +390,9 @@ fn what_is_enqueued_while_outcomes_wait_runs_and_settles_beside_them() {
     let together = (0..9).map(|number| draft(number).check(1024).expect("a valid draft"));
     let written = rig.memory().enqueue(together.collect());
     rig.sim.block_on(written).expect("memory does not fail");
-    rig.pass(MILLISECOND * 99);
+    rig.pass(MILLISECOND * 90);
     assert_eq!(worker.report().started, 1);
-    rig.pass(MILLISECOND * 10);
+    rig.pass(MILLISECOND * 20);
     // Two slots are kept for the claim that is under way, and the others end and settle beside it.
     assert_eq!(rig.storage.log.count("settle 2"), 4);
     assert_eq!(worker.report().done, 9);

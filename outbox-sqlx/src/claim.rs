@@ -18,14 +18,14 @@ use crate::storage::Inner;
 use crate::timestamp::Timestamp;
 use crate::watermark::{Mark, Reach};
 
-/// Runs each statement about no queue.
+/// Runs each statement about nothing: no queue, or no message.
 pub(crate) async fn check(inner: &Inner) -> Result<(), Error> {
     for source in [Source::Pending, Source::Expired] {
         let request = ClaimRequest::new(Vec::new(), 1, source);
         claim(inner, &request.resumed()).await?;
     }
     let nowhere = QueueLease::new("", MIN_LEASE_TTL);
-    let request = ClaimRequest::new(Vec::new(), 1, Source::Pending);
+    let request = ClaimRequest::new(Vec::new(), 0, Source::Pending);
     claim_clear(inner, &request, &nowhere).await?;
     Ok(())
 }

@@ -50,7 +50,7 @@ struct Queue {
     leases: Leases,
     /// How many messages were claimed from it.
     taken: u64,
-    /// The last look found nothing pending, neither due nor to come, and no claim has found any since.
+    /// The last look found nothing pending, neither due nor to come, and no claim was begun since.
     is_clear: bool,
 }
 
@@ -62,7 +62,6 @@ impl State {
     /// So many messages of one priority were claimed.
     fn count(&mut self, queue: &Arc<str>, level: usize, messages: u64) {
         let queue = self.queue(queue);
-        queue.is_clear = false;
         queue.taken += messages;
         queue.levels[level].count(messages);
     }
@@ -177,7 +176,7 @@ impl Watermarks {
         ahead
     }
 
-    /// That look at these queues was answered. Where it saw `nothing` that is pending, the next claim may
+    /// A look at these queues was answered. Where it saw `nothing` that is pending, the next claim may
     /// read whatever is there.
     pub(crate) fn saw(&self, queues: &[QueueLease], ahead: &Ahead, nothing: bool) {
         let is_clear = nothing && ahead.is_whole();
@@ -188,7 +187,7 @@ impl Watermarks {
         });
     }
 
-    /// It was answered at `asked_at` by the database's clock, in this time.
+    /// A look was answered at `asked_at` by the database's clock, in this time.
     pub(crate) fn looked_ahead(
         &self,
         ahead: &Ahead,

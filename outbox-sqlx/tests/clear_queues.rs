@@ -12,7 +12,7 @@ use outbox_sqlx::PgOutbox;
 use sqlx::PgConnection;
 use support::{
     Database, claim, database, execute, fill, hold_writes, ids, lease, let_go, message, number,
-    pending, terminate_own_connections, texts, until_running,
+    pending, texts, until_running,
 };
 
 /// Which of the two statements the last claim that found something was.
@@ -107,10 +107,15 @@ async fn a_claim_of_a_clear_queue_takes_no_more_than_its_limit() {
     let storage = storage_of_clear(&database).await;
     let mut ours = database.connect().await;
     fill(&mut ours, "q", 5).await;
-    assert_eq!(ids(&claim(&storage, &pending("q", 2)).await).len(), 2);
+    let first = "insert into outbox.message (queue, kind, payload, content_type, priority)
+        values ('q', 'k', 'x', 't', -1)";
+    execute(&mut ours, first).await;
+    let best = ids(&claim(&storage, &pending("q", 2)).await);
+    assert_eq!(best.len(), 2);
+    assert_eq!(best[0].0, 6);
     let leased = "select count(*) from outbox.message where acquired_token is not null";
     assert_eq!(number(&mut ours, leased).await, 2);
-    assert_eq!(claim(&storage, &pending("q", 9)).await.messages.len(), 3);
+    assert_eq!(claim(&storage, &pending("q", 9)).await.messages.len(), 4);
 }
 
 #[tokio::test]
@@ -166,8 +171,10 @@ async fn a_claim_of_a_clear_queue_whose_connection_dies_is_asked_for() {
     let (claimed, ()) = tokio::join!(storage.claim(&request), async {
         until_running(&mut other).await;
         assert_eq!(last_claim(&mut other).await, "all at once");
+        let running = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and application_name = 'outbox' and state = 'active'";
+        execute(&mut other, running).await;
         let_go(&mut ours).await;
-        terminate_own_connections(&mut other).await;
     });
     assert_eq!(claimed.unwrap().messages.len(), 2);
     let deliveries = "select sum(deliveries)::bigint from outbox.message";

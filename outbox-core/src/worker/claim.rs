@@ -134,10 +134,7 @@ impl Claiming {
 
     /// The next request, if there is room and reason for one.
     pub(super) fn plan(&mut self, holding: Holding, now: Instant) -> Option<ClaimRequest> {
-        if let Some(failed) = self.resume() {
-            return Some(failed);
-        }
-        let request = self.next(holding, now)?;
+        let request = self.unresolved().or_else(|| self.next(holding, now))?;
         self.begin(&request, holding.settles.then(|| now + PATIENCE));
         Some(request)
     }
@@ -155,10 +152,10 @@ impl Claiming {
         if !worth && self.under_way.iter().any(|claim| claim.is_alone(now)) {
             return None;
         }
-        // Outcomes may have to wait until somebody unlocks a message, and the claim with them: it leaves
-        // room to one that does not.
-        let room = if holding.settles {
-            room.min(capacity.div_ceil(self.most_lanes))
+        // Outcomes may have to wait until somebody unlocks a message, and the claim with them: without a
+        // backlog, which is claimed in shares, it leaves room to one that does not.
+        let room = if holding.settles && !self.deep {
+            room.div_ceil(self.most_lanes)
         } else {
             room
         };
@@ -179,9 +176,14 @@ impl Claiming {
 
     /// A claim that failed, to be asked for again.
     pub(super) fn resume(&mut self) -> Option<ClaimRequest> {
+        let request = self.unresolved()?;
+        self.begin(&request, None);
+        Some(request)
+    }
+
+    fn unresolved(&mut self) -> Option<ClaimRequest> {
         let mut request = self.unresolved.pop_front()?.resumed();
         request.limit = request.limit.min(self.ceiling);
-        self.begin(&request, None);
         Some(request)
     }
 

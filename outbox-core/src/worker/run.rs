@@ -458,7 +458,7 @@ impl Agent {
         let pause = self.backoff.pause(now);
         // They wait for company, however long they are due, and for a place.
         let alone = !self.has_company(now) && self.exchanges.len() < self.worthwhile_exchanges;
-        let delayed = self.outgoing.next_delayed().filter(|_| alone);
+        let delayed = alone.then(|| self.outgoing.next_delayed()).flatten();
         match self.phase {
             Phase::Claiming if self.exchanges.len() >= self.worthwhile_exchanges => {
                 self.next_impatience
@@ -488,7 +488,7 @@ impl Drop for Agent {
 enum Turn {
     Answered(Box<Answer>),
     SomeFinished,
-    /// A hint, a time or a signal came.
+    /// A hint, a time or a signal came, or runners are to be looked after.
     Changed,
 }
 

@@ -145,11 +145,19 @@ impl Outgoing {
 
     /// When a delayed settlement is asked again, whose message is not in a call.
     pub(super) fn next_delayed(&self) -> Option<Instant> {
-        let free = self.delayed.iter().filter(|(_, one)| {
-            let mut under_way = self.asked.values().flatten();
-            under_way.all(|other| other.settlement.id != one.settlement.id)
-        });
+        if self.delayed.is_empty() {
+            return None;
+        }
+        let under_way = self.under_way();
+        let free = self.delayed.iter();
+        let free = free.filter(|(_, one)| !under_way.contains(&one.settlement.id));
         free.map(|(at, _)| *at).min()
+    }
+
+    /// The messages of calls that are under way.
+    fn under_way(&self) -> HashSet<MessageId> {
+        let asked = self.asked.values().flatten();
+        asked.map(|one| one.settlement.id).collect()
     }
 
     /// Whether outcomes cannot be written at present: what runs now would wait with them.
@@ -184,8 +192,7 @@ impl Outgoing {
     /// Takes what goes with the next call: at most one settlement for each message, and none for a
     /// message of a call that is under way.
     pub(super) fn ask(&mut self, now: Instant) -> Option<(Call, Vec<Settlement>)> {
-        let under_way = self.asked.values().flatten();
-        let under_way: HashSet<_> = under_way.map(|one| one.settlement.id).collect();
+        let under_way = self.under_way();
         let turn = !self.delayed_went || self.waiting.is_empty();
         let due = || {
             self.delayed

@@ -22,6 +22,8 @@ where m.ctid = any (array(
     from {schema}.message as waiting
     where waiting.queue = $2
       and waiting.acquired_token is null
+      -- Those that claim_pending.sql is given. Newer workers may know others.
+      and waiting.priority between -3 and 3
       and waiting.next_attempt_at <= statement_timestamp()
     order by waiting.priority, waiting.next_attempt_at, waiting.id
     limit $4

@@ -143,7 +143,7 @@ impl Watermarks {
         self.with(|state| {
             for lease in queues {
                 let queue = state.queue(&lease.queue);
-                all_clear &= queue.is_clear;
+                all_clear &= std::mem::take(&mut queue.is_clear);
                 levels.extend(queue.levels.iter_mut().map(|level| Read {
                     since: level.begin(now),
                     epoch: level.epoch,
@@ -231,7 +231,6 @@ impl Reading<'_> {
         self.marks.with(|state| {
             for (place, read) in self.levels.iter().enumerate() {
                 let queue = state.queue(&self.queues[place / LEVELS].queue);
-                queue.is_clear = false;
                 queue.levels[place % LEVELS].failed(read, took, now);
             }
         });

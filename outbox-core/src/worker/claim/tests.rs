@@ -308,8 +308,9 @@ fn beside_a_claim_that_may_find_nothing_there_is_no_other() {
     assert!(claiming.plan(busy, now).is_some(), "and is not lost");
 }
 
-/// Looks for pending messages together with outcomes, with lanes for two claims and ten slots.
-fn beside_outcomes(now: Instant) -> (Claiming, ClaimRequest) {
+/// Looks for pending messages together with outcomes, with lanes for two claims and ten slots of which so
+/// many are taken.
+fn beside_outcomes(running: usize, now: Instant) -> (Claiming, ClaimRequest) {
     let mut claiming = Claiming {
         lanes: 2,
         most_lanes: 2,
@@ -317,6 +318,7 @@ fn beside_outcomes(now: Instant) -> (Claiming, ClaimRequest) {
     };
     past_first_reclaim(&mut claiming, now);
     let settling = Holding {
+        running,
         settles: true,
         ..Holding::default()
     };
@@ -325,9 +327,35 @@ fn beside_outcomes(now: Instant) -> (Claiming, ClaimRequest) {
 }
 
 #[test]
+fn a_claim_that_goes_with_outcomes_takes_half_of_what_room_is_left() {
+    let now = Instant::now();
+    for (running, limit) in [(0, 5), (6, 2), (7, 2), (9, 1)] {
+        let (_, request) = beside_outcomes(running, now);
+        assert_eq!(request.limit, limit, "beside {running}");
+    }
+}
+
+#[test]
+fn a_claim_that_is_asked_for_again_with_outcomes_is_not_waited_for_either() {
+    let now = Instant::now();
+    let (mut claiming, first) = beside_outcomes(0, now);
+    claiming.failed(first);
+    let settling = Holding {
+        settles: true,
+        ..Holding::default()
+    };
+    let again = claiming.plan(settling, now).expect("again");
+    assert!(again.resume);
+    claiming.woken();
+    assert!(claiming.plan(Holding::default(), now).is_none());
+    let later = now + Duration::from_millis(100);
+    assert!(claiming.plan(Holding::default(), later).is_some());
+}
+
+#[test]
 fn a_claim_that_waits_with_outcomes_leaves_room_to_another_after_a_tenth_of_a_second() {
     let now = Instant::now();
-    let (mut claiming, first) = beside_outcomes(now);
+    let (mut claiming, first) = beside_outcomes(0, now);
     assert_eq!((first.source, first.limit), (Source::Pending, 5));
     claiming.woken();
     let later = now + Duration::from_millis(100);
@@ -345,7 +373,7 @@ fn a_claim_that_waits_with_outcomes_leaves_room_to_another_after_a_tenth_of_a_se
 #[test]
 fn beside_a_claim_that_waits_with_outcomes_the_poll_goes_on_where_there_is_room() {
     let now = Instant::now();
-    let (mut claiming, _first) = beside_outcomes(now);
+    let (mut claiming, _first) = beside_outcomes(0, now);
     let running = |running| Holding {
         running,
         ..Holding::default()

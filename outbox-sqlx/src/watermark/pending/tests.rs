@@ -310,6 +310,28 @@ fn slow_sweeps_take_one_part_in_twenty_of_the_time() {
 }
 
 #[test]
+fn a_queue_is_clear_for_one_claim_after_a_look_at_all_of_it_that_saw_nothing() {
+    let (now, queues) = (Instant::now(), queues());
+    let (marks, slow) = (Watermarks::default(), slow(now));
+    let is_of_clear = |marks: &Watermarks| marks.read(&queues, now).is_of_clear();
+    let saw = |marks: &Watermarks, nothing| {
+        let ahead = marks.ahead(&queues, now);
+        marks.saw(&queues, &ahead, nothing);
+    };
+    assert!(!is_of_clear(&marks), "nobody has looked");
+    saw(&marks, false);
+    assert!(!is_of_clear(&marks));
+    saw(&marks, true);
+    assert!(is_of_clear(&marks));
+    assert!(
+        !is_of_clear(&marks),
+        "that one may have taken some, or failed"
+    );
+    saw(&slow, true);
+    assert!(!is_of_clear(&slow), "it looked behind the marks alone");
+}
+
+#[test]
 fn a_doubt_wastes_no_slow_sweep() {
     let (now, queues) = (Instant::now(), queues());
     let marks = slow(now);
