@@ -328,7 +328,9 @@ fn a_queue_is_clear_for_one_claim_after_a_look_at_all_of_it_that_saw_nothing() {
         "that one may have taken some, or failed"
     );
     saw(&slow, true);
-    assert!(!is_of_clear(&slow), "it looked behind the marks alone");
+    let sweep = slow.read(&queues, now + SECOND * 21);
+    assert!(sweep.since().all(|since| since.is_none()));
+    assert!(!sweep.is_of_clear(), "it looked behind the marks alone");
 }
 
 #[test]
